@@ -1,0 +1,182 @@
+"""One versioned normaliser, for training labels and for scoring alike.
+
+A score means something only together with the normaliser behind it, so the version is written beside every score and
+every manifest, and any change of output below is a new version. wetext (finite-state grammars in the WeTextProcessing
+tradition, offline) turns digits, dates and units into spoken words; around it stand rules for what it gets wrong, each
+with the case that called for it.
+
+    >>> normalize("Call Dr. Lee at 3:30 p.m., it's 5 km.", "en")
+    "call doctor lee at three thirty pm it's five kilometers"
+    >>> normalize("温度调到２５℃，播放 Yesterday！", "zh")
+    '温度调到二十五摄氏度播放 yesterday'
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from entropy_asr.text.scripts import HANZI, Language, has_hanzi
+
+if TYPE_CHECKING:
+    from wetext import Normalizer
+
+NORMALIZER_VERSION = "1"
+
+_ENGLISH_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_HANZI_DIGITS = "零一二三四五六七八九"
+_TENS = ("", "", "twenties", "thirties", "forties", "fifties", "sixties", "seventies", "eighties", "nineties")
+# Written only, never spoken; with and without the full stop.
+_ABBREVIATIONS = {"mr": "mister", "mrs": "missus", "dr": "doctor"}
+# Single characters that other characters stand for: apostrophes and primes, the hanzi zero (no letter to Unicode).
+_FOLD = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "`": "'", "´": "'", "′": "'", "〇": "零", "⁄": "/", "−": "-", "–": "-"})
+
+# Control, surrogate, unassigned and private characters part words; soft hyphens and zero-width joiners do not.
+_CONTROL = {"Cc": " ", "Cs": " ", "Cn": " ", "Co": " ", "Cf": ""}
+
+# A Latin word: not the unit after a number ("10km"), but with the digits behind an ordinal ("2nd").
+_LATIN = re.compile(r"\d+(?:st|nd|rd|th)\b|(?<![0-9a-z°])[a-z]+(?:'[a-z]+)*(?![a-z])", re.IGNORECASE | re.ASCII)
+_LATIN_RUN = re.compile(f"[^{HANZI}]*[a-z][^{HANZI}]*", re.IGNORECASE)
+
+
+def normalize(text: str, language: Language) -> str:
+    """Spoken form of a transcript: numbers and signs in words, no punctuation, lower case, simplified hanzi.
+
+    Args:
+        text: a transcript or a hypothesis; any Unicode, any script, also of another language than ``language``.
+        language: how digits are read where the script around them does not say: ``en`` English, ``zh`` Mandarin,
+            ``mixed`` the language of the run that they stand in.
+
+    Returns:
+        Words with single spaces; no space between hanzi, one between hanzi and a word of another script. Apostrophes
+        inside English words stay. ``normalize`` of the result is the result.
+    """
+    if language not in ("en", "zh", "mixed"):
+        raise ValueError(f"language {language!r} is none of 'en', 'zh', 'mixed'")
+    return _normalize(text, language)
+
+
+@lru_cache(maxsize=1 << 16)
+def _normalize(text: str, language: Language) -> str:
+    text = _fold(text)
+    text = re.sub(r"(?<=[a-z])-(?=\d)", " ", text, flags=re.I)  # f-16 is no negative number
+    text = re.sub(r"\b([a-z](?:\.[a-z])+)\b\.?", lambda match: match[0].replace(".", ""), text, flags=re.I)  # p.m., U.S.
+    spoken = _spoken_by_script(text, language) if _needs_words(text) else text
+    if has_hanzi(spoken):
+        spoken = _wetext("zh")(spoken)  # no digits are left: only traditional to simplified
+    spoken = _fold(spoken).lower()
+    words = _strip_punctuation(spoken).split()
+    return _space_scripts(" ".join(_ABBREVIATIONS.get(word, word) for word in words))
+
+
+def _fold(text: str) -> str:
+    """Compatibility forms to plain ones (full width, ligatures, ①), accents off, any script's digits to 0-9."""
+    text = "".join(_CONTROL.get(unicodedata.category(c), c) for c in text)
+    text = unicodedata.normalize("NFKC", text).translate(_FOLD)
+    text = "".join(c for c in unicodedata.normalize("NFKD", text) if not "\u0300" <= c <= "\u036f")
+    text = unicodedata.normalize("NFKC", text).translate(_FOLD)
+    return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
+
+
+def _needs_words(text: str) -> bool:
+    """Only text with digits or spoken signs goes through the grammars: words that are spoken already stay untouched."""
+    return re.search(r"[0-9&%@+$£€¥=°]", text) is not None
+
+
+def _spoken_by_script(text: str, language: Language) -> str:
+    """Cut where the language of the digits changes, and read each piece in its own."""
+    if language == "en":
+        pieces = [(piece, "zh" if has_hanzi(piece) else "en") for piece in _cut(text, f"[{HANZI}]+")]
+    elif language == "zh":
+        pieces = [(piece, "en" if _LATIN.fullmatch(piece) else "zh") for piece in _cut(text, _LATIN.pattern)]
+    else:
+        pieces = _mixed_pieces(text)
+    return " ".join(_english(piece) if reading == "en" else _mandarin(piece) for piece, reading in pieces)
+
+
+def _cut(text: str, pattern: str) -> list[str]:
+    return [piece for piece in re.split(f"({pattern})", text, flags=re.I | re.A) if piece and not piece.isspace()]
+
+
+def _mixed_pieces(text: str) -> list[tuple[str, str]]:
+    """Digits that touch hanzi are Mandarin; others follow the word before them, or the one after it at the start."""
+    pieces: list[tuple[str, str]] = []
+    number = r"-?\d[\d.,:/%]*"
+    for run in _cut(text, f"(?:{number})?(?:[{HANZI}]+(?:{number})?)+"):
+        if has_hanzi(run):
+            pieces.append((run, "zh"))
+        elif _LATIN_RUN.fullmatch(run):
+            head = re.match(r"[^a-z]*\d[^a-z]*(?=\s)", run, re.I | re.A) if pieces else None
+            cut = head.end() if head else 0
+            pieces += [(piece, reading) for piece, reading in ((run[:cut], "zh"), (run[cut:], "en")) if piece]
+        else:
+            pieces.append((run, "zh"))
+    return pieces
+
+
+def _english(text: str) -> str:
+    """Digits and signs in English words."""
+    text = re.sub(r"\b\d{3,4}-\d{3,8}(?:-\d{4})?\b|\b\d{7,}\b", lambda m: _spell(m[0], "en"), text)  # telephone numbers
+    text = re.sub(r"\b(1[1-9]|20)([2-9])0s\b", lambda m: f"{_english(m[1])} {_TENS[int(m[2])]}", text)  # 1990s
+    text = re.sub(r"\$([\d,]+)\.(\d\d)\b", r"$\1 and \2 cents", text)  # wetext: "three point five dollars"
+    text = re.sub(r"(?<![\d,.])([1-9])000(?![\d,.])", r"\1,000", text)  # wetext: "ten hundred"
+    text = re.sub(r"(?<![\d,$])(\$?1,\d{3})(?![\d,])", r"one \1", text)  # wetext: "thousand two hundred" for 1,200
+    return _symbols(_digits_left(_wetext("en")(text), "en"), "en")
+
+
+def _mandarin(text: str) -> str:
+    """Digits and signs in Mandarin words."""
+    text = re.sub(r"(?<!\d)\d{3,4}-\d{3,8}(?!\d)", lambda m: _spell(m[0], "zh"), text)  # telephone numbers
+    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)  # wetext: "一,两百" for 1,200
+    return _symbols(_digits_left(_wetext("zh")(text), "zh"), "zh")
+
+
+def _spell(text: str, language: Language) -> str:
+    digits = [int(c) for c in text if c.isascii() and c.isdigit()]
+    if language == "en":
+        return " " + " ".join(_ENGLISH_DIGITS[d] for d in digits) + " "
+    return "".join(_HANZI_DIGITS[d] for d in digits)
+
+
+def _digits_left(text: str, language: Language) -> str:
+    """Digits that no grammar took are spelled one by one: none may be left."""
+    return re.sub(r"\d+", lambda match: _spell(match[0], language), text, flags=re.ASCII)
+
+
+def _symbols(text: str, language: Language) -> str:
+    signs = {"&": " and ", "%": " percent ", "@": " at ", "+": " plus "} if language == "en" else {"+": "加"}
+    return "".join(signs.get(character, character) for character in text)
+
+
+def _wetext(language: str):
+    """``str -> str``: wetext's written-to-spoken grammar, loaded once a process; unreadable input comes back unchanged."""
+
+    def run(text: str) -> str:
+        if not text.strip():
+            return text
+        try:
+            return _normalizer(language).normalize(text)
+        except (AssertionError, RuntimeError, ValueError, IndexError, KeyError):
+            return text  # the English grammar rejects characters that it has not seen; the digits are spelled after this
+
+    return run
+
+
+@lru_cache(maxsize=2)
+def _normalizer(language: str) -> Normalizer:
+    from wetext import Normalizer
+
+    return Normalizer(lang=language, operator="tn", traditional_to_simple=language == "zh")
+
+
+def _strip_punctuation(text: str) -> str:
+    """Everything but letters becomes a space, save apostrophes between ASCII letters."""
+    text = re.sub(r"(?<![a-z])'|'(?![a-z])", " ", text)
+    return "".join(c if c.isalpha() or c == "'" else " " for c in text)
+
+
+def _space_scripts(text: str) -> str:
+    text = re.sub(f"(?<=[{HANZI}])(?=[^\\s{HANZI}])|(?<=[^\\s{HANZI}])(?=[{HANZI}])", " ", text)
+    return re.sub(f"(?<=[{HANZI}])\\s+(?=[{HANZI}])", "", text)
