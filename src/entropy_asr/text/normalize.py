@@ -31,7 +31,7 @@ _TENS = ("", "", "twenties", "thirties", "forties", "fifties", "sixties", "seven
 # Written only, never spoken; with and without the full stop.
 _ABBREVIATIONS = {"mr": "mister", "mrs": "missus", "dr": "doctor"}
 # Single characters that other characters stand for: apostrophes and primes, the hanzi zero (no letter to Unicode).
-_FOLD = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "`": "'", "´": "'", "′": "'", "〇": "零", "⁄": "/", "−": "-", "–": "-"})
+_FOLD = str.maketrans("’‘ʼ`´′〇⁄−–", "'" * 6 + "零/--")
 
 # Control, surrogate, unassigned and private characters part words; soft hyphens and zero-width joiners do not.
 _CONTROL = {"Cc": " ", "Cs": " ", "Cn": " ", "Co": " ", "Cf": ""}
@@ -62,13 +62,13 @@ def normalize(text: str, language: Language) -> str:
 def _normalize(text: str, language: Language) -> str:
     text = _fold(text)
     text = re.sub(r"(?<=[a-z])-(?=\d)", " ", text, flags=re.I)  # f-16 is no negative number
-    text = re.sub(r"\b([a-z](?:\.[a-z])+)\b\.?", lambda match: match[0].replace(".", ""), text, flags=re.I)  # p.m., U.S.
+    text = re.sub(r"\b([a-z](?:\.[a-z])+)\b\.?", lambda m: m[0].replace(".", ""), text, flags=re.I)  # p.m., U.S.
     spoken = _spoken_by_script(text, language) if _needs_words(text) else text
     if has_hanzi(spoken):
-        spoken = _wetext("zh")(spoken)  # no digits are left: only traditional to simplified
+        spoken = _wetext(spoken, "zh")  # no digits are left: only traditional to simplified
     spoken = _fold(spoken).lower()
-    words = _strip_punctuation(spoken).split()
-    return _space_scripts(" ".join(_ABBREVIATIONS.get(word, word) for word in words))
+    words = _space_scripts(_strip_punctuation(spoken)).split()
+    return " ".join(_ABBREVIATIONS.get(word, word) for word in words)
 
 
 def _fold(text: str) -> str:
@@ -123,14 +123,14 @@ def _english(text: str) -> str:
     text = re.sub(r"\$([\d,]+)\.(\d\d)\b", r"$\1 and \2 cents", text)  # wetext: "three point five dollars"
     text = re.sub(r"(?<![\d,.])([1-9])000(?![\d,.])", r"\1,000", text)  # wetext: "ten hundred"
     text = re.sub(r"(?<![\d,$])(\$?1,\d{3})(?![\d,])", r"one \1", text)  # wetext: "thousand two hundred" for 1,200
-    return _symbols(_digits_left(_wetext("en")(text), "en"), "en")
+    return _symbols(_digits_left(_wetext(text, "en"), "en"), "en")
 
 
 def _mandarin(text: str) -> str:
     """Digits and signs in Mandarin words."""
     text = re.sub(r"(?<!\d)\d{3,4}-\d{3,8}(?!\d)", lambda m: _spell(m[0], "zh"), text)  # telephone numbers
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)  # wetext: "一,两百" for 1,200
-    return _symbols(_digits_left(_wetext("zh")(text), "zh"), "zh")
+    return _symbols(_digits_left(_wetext(text, "zh"), "zh"), "zh")
 
 
 def _spell(text: str, language: Language) -> str:
@@ -142,7 +142,7 @@ def _spell(text: str, language: Language) -> str:
 
 def _digits_left(text: str, language: Language) -> str:
     """Digits that no grammar took are spelled one by one: none may be left."""
-    return re.sub(r"\d+", lambda match: _spell(match[0], language), text, flags=re.ASCII)
+    return re.sub(r"\d+", lambda m: _spell(m[0], language), text, flags=re.ASCII)
 
 
 def _symbols(text: str, language: Language) -> str:
@@ -150,18 +150,14 @@ def _symbols(text: str, language: Language) -> str:
     return "".join(signs.get(character, character) for character in text)
 
 
-def _wetext(language: str):
-    """``str -> str``: wetext's written-to-spoken grammar, loaded once a process; unreadable input comes back unchanged."""
-
-    def run(text: str) -> str:
-        if not text.strip():
-            return text
-        try:
-            return _normalizer(language).normalize(text)
-        except (AssertionError, RuntimeError, ValueError, IndexError, KeyError):
-            return text  # the English grammar rejects characters that it has not seen; the digits are spelled after this
-
-    return run
+def _wetext(text: str, language: str) -> str:
+    """wetext's written-to-spoken grammar; text that it has no path for comes back unchanged, to be spelled."""
+    if not text.strip():
+        return text
+    try:
+        return _normalizer(language).normalize(text)
+    except (AssertionError, RuntimeError):  # the English grammar on a character that it has never seen
+        return text
 
 
 @lru_cache(maxsize=2)
