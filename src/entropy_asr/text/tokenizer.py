@@ -1,0 +1,162 @@
+"""A byte-level BPE tokenizer with Qwen's chat turns, for the scales that train their own small language model.
+
+A pretrained LLM brings its tokenizer; this one stands in for it with the same interface (``AutoTokenizer``, chat
+template, ``<|im_end|>`` ends a turn), so every later stage has one code path. It is trained on normalised sentences and
+on their phonemes, because the small LM learns spelling from pronunciation, as a web-scale LLM has: each phoneme with
+the space before it is one unit, toned finals included; other digits are split one by one.
+
+    python -m entropy_asr.text.tokenizer --config stage.json --text lm_text.jsonl.gz --out results/text/tokenizer
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from entropy_asr.errors import InputError, friendly_exit
+from entropy_asr.files import atomic_write, read_jsonl, write_json
+from entropy_asr.text.phonemes import FINALS, phonemize
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+PAD, TURN_START, TURN_END, SPEECH = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<speech>"
+SPECIAL_TOKENS = (PAD, TURN_START, TURN_END, SPEECH)
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+# Toned finals stay whole. Hanzi stand alone: on a small corpus BPE would make one unit of a whole carrier phrase, and a
+# new sentence would be spelled in units hardly ever trained. Then Qwen's pattern: contractions, words with the
+# character before them, single digits, punctuation, line ends, spaces.
+_LETTER = r"[\p{L}&&[^\p{Han}]]"
+_PIECES = (
+    r" ?(?:" + "|".join(sorted(FINALS, key=len, reverse=True)) + r")[1-5](?![\p{L}\p{N}])"
+    r"| ?\p{Han}"
+    rf"|(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?{_LETTER}+|\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_MODEL_MAX_LENGTH = 32768
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, phonemes: Iterable[str] = ()) -> Tokenizer:
+    """Train byte-level BPE.
+
+    Args:
+        texts: training lines.
+        vocab_size: units, special tokens and the 256 bytes included.
+        phonemes: symbols that must come out as one unit each with the space before them.
+
+    Raises:
+        InputError: ``vocab_size`` is too small for the bytes, or for the phonemes.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if vocab_size < len(alphabet) + len(SPECIAL_TOKENS):
+        raise InputError(
+            f"vocab_size {vocab_size} is smaller than {len(alphabet)} bytes and {len(SPECIAL_TOKENS)} special tokens; "
+            "raise llm.scratch.vocab_size"
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=sorted(alphabet),
+        special_tokens=list(SPECIAL_TOKENS),
+        show_progress=False,
+    )
+    lines = list(texts)
+    units = sorted(set(phonemes))
+    # Rare phonemes would lose against frequent words: each is shown as often as a word of every tenth line.
+    shown = ["".join(f" {unit}" for unit in units)] * (100 + len(lines) // 10)
+    tokenizer.train_from_iterator(lines + shown, trainer)
+    split = [unit for unit in units if len(tokenizer.encode(f" {unit}").ids) != 1]
+    if split:
+        raise InputError(
+            f"vocab_size {vocab_size} leaves {len(split)} of {len(units)} phonemes in pieces (first: {split[0]!r}); "
+            "raise llm.scratch.vocab_size"
+        )
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, out: str | Path) -> None:
+    """Write a folder that ``transformers.AutoTokenizer.from_pretrained`` loads."""
+    out = Path(out)
+    atomic_write(out / "tokenizer.json", tokenizer.to_str(pretty=True) + "\n")
+    write_json(
+        out / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": TURN_END,
+            "pad_token": PAD,
+            "additional_special_tokens": [TURN_START, SPEECH],
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": _MODEL_MAX_LENGTH,
+            "padding_side": "left",
+            "chat_template": CHAT_TEMPLATE,
+        },
+    )
+
+
+def read_sentences(path: str | Path) -> list[tuple[str, str]]:
+    """Distinct ``(normalised text, language)`` of a JSONL file of ``{language, text}``, in order.
+
+    Raises:
+        InputError: a line lacks a key or names an unknown language.
+    """
+    from entropy_asr.text.normalize import normalize
+
+    sentences: dict[tuple[str, str], None] = {}
+    for number, row in enumerate(read_jsonl(path), 1):
+        text, language = row.get("text"), row.get("language")
+        if not isinstance(text, str) or language not in ("en", "zh", "mixed"):
+            found = json.dumps({"text": text, "language": language}, ensure_ascii=False)
+            raise InputError(f'{path}, line {number}: found {found}, expected "text" and "language" en, zh or mixed')
+        normalized = normalize(text, language)
+        if normalized:
+            sentences[normalized, language] = None
+    return list(sentences)
+
+
+def build(config: str | Path, text: str | Path, out: str | Path) -> None:
+    """Train on a text file and its pronunciation, and write the tokenizer folder."""
+    from entropy_asr.config import load_stage
+
+    vocab_size = load_stage(config).llm.scratch.vocab_size
+    sentences = read_sentences(text)
+    if not sentences:
+        raise InputError(f"{text}: no sentence in it; expected JSON lines with text and language")
+    spoken = [phonemize(sentence, language).phonemes for sentence, language in sentences]
+    lines = [sentence for sentence, _ in sentences] + [" ".join(phonemes) for phonemes in spoken]
+    tokenizer = train_tokenizer(lines, vocab_size, {phoneme for phonemes in spoken for phoneme in phonemes})
+    save_tokenizer(tokenizer, out)
+    print(f"tokenizer: {tokenizer.get_vocab_size()} units from {len(sentences)} sentences and their phonemes")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m entropy_asr.text.tokenizer", description=__doc__.split("\n")[0])
+    parser.add_argument("--config", required=True, help="stage JSON with llm.scratch.vocab_size")
+    parser.add_argument("--text", required=True, help="JSONL(.gz) of {language, text}")
+    parser.add_argument("--out", required=True, help="folder to write")
+    arguments = parser.parse_args()
+    with friendly_exit():
+        build(arguments.config, arguments.text, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
