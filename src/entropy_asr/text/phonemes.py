@@ -19,6 +19,8 @@ Mandarin comes from pypinyin with phrase segmentation and tone sandhi (yi, bu, a
 labels should be what is said. Its sandhi stops at phrase borders: 很好 keeps two third tones. Syllabic nasals
 (嗯 n, 呣 m) get a vowel (``en2``, ``m u2``) and ê is ``ei``, to keep the inventory to what occurs.
 
+    python -m entropy_asr.text.phonemes --out results/text/phonemes/tokens.txt
+
     >>> phonemize("播放 hello", "mixed").phonemes
     ['b', 'o1', 'f', 'ang4', 'HH', 'AH', 'L', 'OW']
 """
@@ -32,7 +34,9 @@ from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
-from entropy_asr.errors import InputError
+import typer
+
+from entropy_asr.errors import InputError, friendly_exit
 from entropy_asr.files import atomic_write
 from entropy_asr.text.scripts import Language, has_hanzi, script_runs
 
@@ -158,6 +162,16 @@ def read_tokens(path: str | PathLike[str]) -> dict[str, int]:
     if table.get(BLANK) != 0:
         raise InputError(f"{path}: expected '{BLANK} 0', the CTC blank; found id {table.get(BLANK)}; remake the file")
     return table
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+@friendly_exit()
+def main(out: Path = typer.Option(..., help="tokens.txt to write")) -> None:
+    """Write the phoneme inventory as symbol and id."""
+    write_tokens(out)
 
 
 # --- Mandarin ---------------------------------------------------------------------------------------------------------
@@ -288,3 +302,7 @@ def _match_spelling(word: str, position: int) -> str:
         if letters in _SPELLINGS:
             return letters
     raise AssertionError(f"no spelling rule for {word[position]!r}")
+
+
+if __name__ == "__main__":
+    app()

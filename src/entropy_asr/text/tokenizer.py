@@ -10,11 +10,12 @@ the space before it is one unit, toned finals included; other digits are split o
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import typer
 
 from entropy_asr.errors import InputError, friendly_exit
 from entropy_asr.files import atomic_write, read_jsonl, write_json
@@ -147,16 +148,19 @@ def build(config: str | Path, text: str | Path, out: str | Path) -> None:
     print(f"tokenizer: {tokenizer.get_vocab_size()} units from {len(sentences)} sentences and their phonemes")
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m entropy_asr.text.tokenizer", description=__doc__.split("\n")[0])
-    parser.add_argument("--config", required=True, help="stage JSON with llm.scratch.vocab_size")
-    parser.add_argument("--text", required=True, help="JSONL(.gz) of {language, text}")
-    parser.add_argument("--out", required=True, help="folder to write")
-    arguments = parser.parse_args()
-    with friendly_exit():
-        build(arguments.config, arguments.text, arguments.out)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+@friendly_exit()
+def main(
+    config: Path = typer.Option(..., help="stage JSON with llm.scratch.vocab_size"),
+    text: Path = typer.Option(..., help="JSONL(.gz) of {language, text}"),
+    out: Path = typer.Option(..., help="folder to write"),
+) -> None:
+    """Train the byte-level BPE tokenizer of the small language model."""
+    build(config, text, out)
 
 
 if __name__ == "__main__":
-    main()
+    app()
