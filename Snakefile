@@ -1,0 +1,25 @@
+# The experiment: which file is made from which. Logic is in src/entropy_asr; the scale is in config/*.yaml.
+#
+#   snakemake --cores 2 results/tables/main.csv                                            the default scale, mini
+#   snakemake --cores 2 --configfile config/smoke.yaml --directory runs/smoke all          another scale, its own results
+from snakemake.utils import min_version
+
+min_version("9.0")
+if not workflow.configfiles:
+    configfile: workflow.source_path("config/mini.yaml")
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/corpus.smk"
+include: "workflow/rules/encoder.smk"
+include: "workflow/rules/system.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "results/tables/main.csv",
+        "results/report/index.html",

@@ -1,0 +1,1 @@
+"""From audio files to batches: log-Mel features, augmentation, length-bucketed batches."""

@@ -1,0 +1,104 @@
+"""Augmentation of training audio: speed, noise after padding, SpecAugment (method, section 3).
+
+Every draw comes from a generator made of (seed, epoch, utterance).  So an utterance is augmented in the same way whatever
+worker, rank or batch it lands in, and a resumed run continues exactly as an uninterrupted one.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from entropy_asr.config import Augment
+
+
+def generator_for(seed: int, epoch: int, utterance: str, purpose: str) -> np.random.Generator:
+    """A random generator of its own for one utterance in one epoch."""
+    digest = hashlib.sha256(f"{seed}/{epoch}/{utterance}/{purpose}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
+def pad_and_add_noise(samples: np.ndarray, noise: np.ndarray, rng: np.random.Generator, config: Augment, rate: int) -> np.ndarray:
+    """Silence before and after, then noise over all of it, at an SNR drawn from N(mean, std) dB.
+
+    Padding comes first, so that the model meets noise without speech at the edges.
+
+    Args:
+        samples: (S,) speech. noise: at least one sample; repeated to the length needed. rate: Hz.
+    """
+    before, after = (int(rng.beta(1, 3) * config.pad_max * rate) for _ in range(2))
+    padded = np.pad(samples, (before, after))
+    snr = rng.normal(config.noise_snr_mean, config.noise_snr_std)
+    start = rng.integers(len(noise))
+    noise = np.resize(np.roll(noise, -start), len(padded))
+    speech_power, noise_power = np.mean(samples**2), np.mean(noise**2)
+    scale = np.sqrt(speech_power / max(noise_power, 1e-10) / 10 ** (snr / 10))
+    return (padded + scale * noise).astype(np.float32)
+
+
+def spec_augment(mel: np.ndarray, fill: np.ndarray, rng: np.random.Generator, config: Augment, time_scale: float = 1.0) -> np.ndarray:
+    """A masked copy of (T, num_mel_bins) features (Park et al., 2019); masks hold `fill`, the global mean.
+
+    Args:
+        time_scale: CR-CTC masks 2.5 times as much time, in 2.5 times as many masks (Yao et al., 2024).
+    """
+    masked = mel.copy()
+    frames, bins = mel.shape
+    for _ in range(config.freq_masks):
+        width = rng.integers(0, min(config.freq_mask_width, bins) + 1)
+        start = rng.integers(0, bins - width + 1)
+        masked[:, start : start + width] = fill[start : start + width]
+    budget = int(config.time_mask_fraction * time_scale * frames)
+    masks = int(config.time_masks * time_scale)
+    widest = min(config.time_mask_width, budget // masks if masks else 0)
+    for _ in range(masks):
+        width = rng.integers(0, widest + 1)
+        start = rng.integers(0, frames - width + 1)
+        masked[start : start + width] = fill
+    return masked
+
+
+class NoiseSource:
+    """Noise to add to speech: babble, vehicle-like, music-like; or recorded noise where the config names some.
+
+    Babble is several training utterances at once. The other two are generated, and the documentation says so.
+    """
+
+    def __init__(self, load, speech: Sequence, recorded: Sequence, rate: int) -> None:
+        """load: cut → samples; speech: training cuts for babble; recorded: cuts of real noise, may be empty; rate: Hz."""
+        self.load, self.speech, self.recorded, self.rate = load, speech, recorded, rate
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """A few seconds of noise, (S,) float32."""
+        if len(self.recorded):
+            return self.load(self.recorded[int(rng.integers(len(self.recorded)))])
+        return (self.babble, self.vehicle, self.music)[int(rng.integers(3))](rng)
+
+    def babble(self, rng: np.random.Generator, voices: int = 5, seconds: float = 6.0) -> np.ndarray:
+        """Several training utterances at once, each from a random start."""
+        length = int(seconds * self.rate)
+        talk = [self.load(self.speech[int(rng.integers(len(self.speech)))]) for _ in range(voices)]
+        return sum(np.resize(np.roll(x, -rng.integers(len(x))), length) / (np.std(x) + 1e-6) for x in talk).astype(np.float32)
+
+    def vehicle(self, rng: np.random.Generator, seconds: float = 6.0) -> np.ndarray:
+        """Road and engine: noise falling 6 to 12 dB an octave, with a few engine harmonics."""
+        length = int(seconds * self.rate)
+        frequency = np.fft.rfftfreq(length, 1 / self.rate)
+        spectrum = rng.normal(size=len(frequency)) + 1j * rng.normal(size=len(frequency))
+        road = np.fft.irfft(spectrum / np.maximum(frequency, 20.0) ** rng.uniform(1, 2), length)
+        time = np.arange(length) / self.rate
+        base = rng.uniform(30, 90)
+        engine = sum(np.sin(2 * np.pi * base * k * time + rng.uniform(0, 6.28)) / k for k in range(1, 8))
+        return (road / road.std() + 0.3 * engine / engine.std()).astype(np.float32)
+
+    def music(self, rng: np.random.Generator, seconds: float = 6.0) -> np.ndarray:
+        """Chords of decaying harmonic tones on a beat."""
+        length, beat = int(seconds * self.rate), int(rng.uniform(0.25, 0.6) * self.rate)
+        track = np.zeros(length)
+        for start in range(0, length, beat):
+            time = np.arange(min(2 * beat, length - start)) / self.rate
+            for note in rng.choice([0, 3, 4, 5, 7, 9, 10, 12], size=3, replace=False):
+                pitch = 110 * 2 ** (int(rng.integers(0, 3)) + note / 12)
+                tone = sum(np.sin(2 * np.pi * pitch * k * time) / k**1.5 for k in range(1, 6))
+                track[start : start + len(time)] += tone * np.exp(-4 * time)
+        return (track / track.std()).astype(np.float32)

@@ -1,0 +1,161 @@
+"""Length-bucketed batches of augmented features, for ever, from any position.
+
+The position of a run is two numbers, the epoch and the batches drawn from it: from there, sampling and every augmentation
+are the same again, so resuming is skipping.  lhotse's sampler forms the batches by total duration; speed perturbation is
+drawn before, since it changes durations.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from lhotse import CutSet
+from lhotse.cut import Cut
+from lhotse.dataset.sampling import DynamicBucketingSampler
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from entropy_asr.audio.augment import NoiseSource, generator_for, pad_and_add_noise, spec_augment
+from entropy_asr.audio.features import load_audio, log_mel
+from entropy_asr.config import Augment, Features
+from entropy_asr.errors import InputError
+
+
+class Position(NamedTuple):
+    """Where the next batch is: the epoch, and the batches of it that have been drawn."""
+
+    epoch: int = 0
+    drawn: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """position: after this batch. features: (copies * N, T, num_mel_bins), all first copies first; feature_lens: (copies * N,); targets: N lists of ids."""
+
+    ids: list[str]
+    features: Tensor
+    feature_lens: Tensor
+    targets: list[list[int]]
+    audio_seconds: float
+    position: Position
+
+    def to(self, device: torch.device) -> "Batch":
+        return replace(self, features=self.features.to(device), feature_lens=self.feature_lens.to(device))
+
+
+def read_cuts(paths: list[Path]) -> CutSet:
+    """All cuts of some manifests, in memory, in file order."""
+    return CutSet.from_cuts(cut for path in paths for cut in CutSet.from_file(str(path)))
+
+
+def pad_features(mels: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """(N, T, num_mel_bins), zero-padded, and (N,) lengths."""
+    lens = torch.tensor([len(mel) for mel in mels])
+    return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(mel) for mel in mels], batch_first=True), lens
+
+
+class TrainingBatches:
+    """Map of (epoch, cuts) to a Batch; also the endless sampler of such keys.
+
+    Args:
+        cuts: training utterances.
+        target: cut → token ids that the model shall give.
+        fill: (num_mel_bins,) global mean, put where SpecAugment masks.
+        copies: 2 for CR-CTC (two maskings of the same warped, noisy utterance, with more time masking), else 1.
+        max_duration: seconds of audio a batch.
+        buckets: length buckets.
+        seed, rank, world_size: every rank draws its own share of the same shuffle.
+    """
+
+    def __init__(
+        self,
+        cuts: CutSet,
+        target: Callable[..., list[int]],
+        fill: np.ndarray,
+        features: Features,
+        augment: Augment,
+        copies: int,
+        max_duration: float,
+        buckets: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        noise_cuts: CutSet | None = None,
+    ) -> None:
+        self.cuts, self.target, self.fill, self.features, self.augment = cuts, target, fill, features, augment
+        self.copies, self.max_duration, self.buckets = copies, max_duration, buckets
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.noise = NoiseSource(lambda cut: load_audio(cut, features), cuts, noise_cuts or [], features.sampling_rate)
+
+    def keys(self, start: Position) -> Iterator[tuple[Position, CutSet]]:
+        """(position after it, cuts) of each batch, for ever, from `start` on."""
+        epoch, skip = start
+        while True:
+            sampler = DynamicBucketingSampler(
+                self.cuts.map(partial(self._warp, epoch=epoch)),
+                max_duration=self.max_duration,
+                num_buckets=self.buckets,
+                shuffle=True,
+                seed=self.seed + epoch,
+                rank=self.rank,
+                world_size=self.world_size,
+            )
+            drawn = 0
+            for drawn, cuts in enumerate(sampler, 1):
+                if drawn > skip:
+                    yield Position(epoch, drawn), cuts
+            if drawn == 0:
+                raise InputError("the training set is empty, or each utterance is longer than max_duration")
+            epoch, skip = epoch + 1, 0
+
+    def _warp(self, cut: Cut, epoch: int) -> Cut:
+        factor = generator_for(self.seed, epoch, cut.id, "speed").choice(self.augment.speed_factors)
+        return cut if factor == 1.0 else cut.perturb_speed(float(factor), affix_id=False)
+
+    def __getitem__(self, key: tuple[Position, CutSet]) -> Batch:
+        position, cuts = key
+        epoch = position.epoch
+        copies: list[list[np.ndarray]] = [[] for _ in range(self.copies)]
+        for cut in cuts:
+            samples = load_audio(cut, self.features)
+            rng = generator_for(self.seed, epoch, cut.id, "noise")
+            if rng.random() < self.augment.noise_probability:
+                samples = pad_and_add_noise(samples, self.noise.draw(rng), rng, self.augment, self.features.sampling_rate)
+            mel = log_mel(samples, self.features)
+            time_scale = 2.5 if self.copies == 2 else 1.0
+            for k, copy in enumerate(copies):
+                copy.append(spec_augment(mel, self.fill, generator_for(self.seed, epoch, cut.id, f"mask{k}"), self.augment, time_scale))
+        features, lens = pad_features([mel for copy in copies for mel in copy])
+        seconds = sum(cut.duration for cut in cuts)
+        return Batch([cut.id for cut in cuts], features, lens, [self.target(cut) for cut in cuts], seconds, position)
+
+    def loader(self, start: Position, workers: int) -> Iterator[Batch]:
+        """Batches from position `start` on."""
+        return iter(DataLoader(self, sampler=_Keys(self, start), batch_size=None, num_workers=workers))
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """The sampler object that DataLoader wants."""
+
+    batches: TrainingBatches
+    start: Position
+
+    def __iter__(self) -> Iterator[tuple[Position, CutSet]]:
+        return self.batches.keys(self.start)
+
+
+def evaluation_batches(cuts: CutSet, features: Features, max_duration: float) -> Iterator[tuple[list, Tensor, Tensor]]:
+    """(cuts, features, feature_lens), longest first, each batch at most `max_duration` seconds with its padding."""
+    batch: list = []
+    for cut in sorted(cuts, key=lambda cut: (-cut.duration, cut.id)):
+        if batch and (len(batch) + 1) * batch[0].duration > max_duration:
+            yield batch, *pad_features([log_mel(load_audio(c, features), features) for c in batch])
+            batch = []
+        batch.append(cut)
+    if batch:
+        yield batch, *pad_features([log_mel(load_audio(c, features), features) for c in batch])

@@ -1,0 +1,82 @@
+"""80-dim log-Mel filterbanks, and their global mean and standard deviation as an artifact.
+
+    python -m entropy_asr.audio.features --config feature_stats.json --cuts train.jsonl.gz --out stats.json
+"""
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import typer
+
+from entropy_asr.config import Features
+from entropy_asr.errors import InputError, friendly_exit
+
+STATS_UTTERANCES = 2000  # enough: the standard error of a Mel channel's mean is then below a thousandth of its deviation
+
+
+@lru_cache(maxsize=1)
+def extractor(config: Features):
+    """The lhotse extractor for these settings."""
+    from lhotse import Fbank, FbankConfig
+
+    return Fbank(
+        FbankConfig(
+            sampling_rate=config.sampling_rate,
+            num_filters=config.num_mel_bins,
+            frame_length=config.frame_length,
+            frame_shift=config.frame_shift,
+            dither=0.0,
+        )
+    )
+
+
+def log_mel(samples: np.ndarray, config: Features) -> np.ndarray:
+    """samples: (S,) float32 in [-1, 1]; returns (T, num_mel_bins) float32, a frame each `frame_shift` seconds."""
+    return extractor(config).extract(samples, config.sampling_rate)
+
+
+def load_audio(cut, config: Features) -> np.ndarray:
+    """The samples of a lhotse cut at the configured rate, (S,) float32.
+
+    Raises:
+        InputError: the file is missing or cannot be decoded.
+    """
+    from lhotse.audio.backend import LibsndfileBackend, set_current_audio_backend
+
+    set_current_audio_backend(LibsndfileBackend())
+    try:
+        samples = cut.resample(config.sampling_rate).load_audio()[0]
+    except Exception as error:  # lhotse and libsndfile raise many kinds, all of them about this one file
+        source = cut.recording.sources[0].source
+        raise InputError(f"utterance {cut.id}: cannot read audio {source}: {error}; run the manifests rule again") from error
+    return np.asarray(samples, dtype=np.float32)
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+@friendly_exit()
+def main(config: Path = typer.Option(...), cuts: list[Path] = typer.Option(...), out: Path = typer.Option(...)) -> None:
+    """Write the global mean and standard deviation of the training features."""
+    from entropy_asr.audio.batches import read_cuts
+    from entropy_asr.config import load_stage
+    from entropy_asr.files import atomic_write
+
+    features = load_stage(config).features
+    total, squares, frames = np.zeros(features.num_mel_bins), np.zeros(features.num_mel_bins), 0
+    everything = read_cuts(cuts)
+    for cut in everything[:: max(1, len(everything) // STATS_UTTERANCES)]:
+        mel = log_mel(load_audio(cut, features), features).astype(np.float64)
+        if not np.isfinite(mel).all():
+            raise InputError(f"utterance {cut.id}: features are not finite; exclude it or mend its audio")
+        total, squares, frames = total + mel.sum(0), squares + (mel**2).sum(0), frames + len(mel)
+    mean = total / frames
+    std = np.sqrt(np.maximum(squares / frames - mean**2, 1e-6))
+    atomic_write(out, json.dumps({"frames": frames, "mean": mean.tolist(), "std": std.tolist()}))
+
+
+if __name__ == "__main__":
+    app()

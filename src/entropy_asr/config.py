@@ -1,0 +1,357 @@
+"""The one typed schema of an experiment: every parameter, its default, its unit, its meaning.
+
+Defaults are the paper's scale where the papers print a value; ``config/smoke.yaml`` and ``config/mini.yaml`` say what is
+smaller.  The JSON schema and the reference page are generated from this file (``entropy-asr config docs``) and a test
+fails when they drift.
+
+A stage never sees the whole experiment: the workflow writes one JSON file a stage, with just the sections that the stage
+lists in ``STAGE_SECTIONS``.  A parameter of alignment can therefore not make pretraining run again, and a stage that reads
+a section it did not list fails at once.
+
+    entropy-asr config check config/mini.yaml
+"""
+
+import difflib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from entropy_asr.errors import InputError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Arm = Literal["ours", "no_ia_sft"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Corpus(Section):
+    """Where speech comes from."""
+
+    kind: Literal["embedded", "jsonl"] = Field("jsonl", description="embedded: ships with the repository; jsonl: a file a split, a line an utterance")
+    path: str = Field(description="folder of the corpus, relative to the repository")
+    splits: list[str] = Field(description="names of the splits; for jsonl `<path>/<split>.jsonl`")
+    synthetic: bool = Field(False, description="speech made by a machine; said beside every number")
+
+
+class TestSet(Section):
+    """One column of the main table."""
+
+    split: str = Field(description="`<corpus>/<split>`")
+    language: Literal["en", "zh", "mixed"] = Field(description="picks the metric: en WER, zh CER, mixed MER")
+
+
+class Data(Section):
+    """Corpora, and what each is used for."""
+
+    corpora: dict[str, Corpus] = Field(default_factory=dict, description="corpora by name")
+    train: list[str] = Field(default_factory=list, description="training splits, `<corpus>/<split>`")
+    dev: list[str] = Field(default_factory=list, description="development splits: CKA evaluation frames, validation loss")
+    test: dict[str, TestSet] = Field(default_factory=dict, description="test sets by name")
+    lm_text: str | None = Field(None, description="JSONL(.gz) of {language, text} for the small LM; test sentences are not in it")
+
+    @model_validator(mode="after")
+    def _splits_exist(self) -> "Data":
+        known = {f"{name}/{split}" for name, corpus in self.corpora.items() for split in corpus.splits}
+        named = [*self.train, *self.dev, *(t.split for t in self.test.values())]
+        for split in named:
+            if split not in known:
+                raise ValueError(f"split '{split}' is not in data.corpora{_did_you_mean(split, known)}")
+        return self
+
+
+class Quality(Section):
+    """What an utterance must hold to be used; what fails is listed with its reason."""
+
+    min_duration: PositiveFloat = Field(0.5, description="seconds")
+    max_duration: PositiveFloat = Field(30.0, description="seconds")
+    max_excluded_fraction: Fraction = Field(0.05, description="a split that loses more stops the run")
+    max_utterances: PositiveInt | None = Field(None, description="keep only so many utterances a split (seeded choice), for small runs")
+
+
+class Features(Section):
+    """Log-Mel filterbanks (method, section 2)."""
+
+    sampling_rate: PositiveInt = Field(16000, description="Hz; other audio is resampled")
+    num_mel_bins: PositiveInt = Field(80, description="Mel channels")
+    frame_length: PositiveFloat = Field(0.025, description="seconds")
+    frame_shift: PositiveFloat = Field(0.01, description="seconds")
+
+
+class Augment(Section):
+    """Augmentation of training audio (method, section 3)."""
+
+    speed_factors: list[PositiveFloat] = Field([0.9, 1.0, 1.1], description="speed perturbation, one drawn an utterance")
+    noise_probability: Fraction = Field(0.2, description="share of samples with noise added [P]")
+    noise_snr_mean: float = Field(10.0, description="dB [P]")
+    noise_snr_std: float = Field(5.0, ge=0, description="dB [P]")
+    noise_splits: list[str] = Field(default_factory=list, description="recorded noise, `<corpus>/<split>`; empty: babble of training speech and generated vehicle-like and music-like noise")
+    pad_max: float = Field(1.0, ge=0, description="most silence before and after, seconds, Beta(1,3)-distributed, put there before the noise is added [P]")
+    freq_masks: int = Field(2, ge=0, description="SpecAugment frequency masks")
+    freq_mask_width: int = Field(27, ge=0, description="Mel channels at most")
+    time_masks: int = Field(10, ge=0, description="SpecAugment time masks at most")
+    time_mask_width: int = Field(100, ge=0, description="frames at most")
+    time_mask_fraction: Fraction = Field(0.15, description="share of frames that time masks may cover; CR-CTC takes 2.5 times as much (and as many)")
+
+
+class Encoder(Section):
+    """Conformer (Gulati et al., 2020); defaults give about 600M parameters."""
+
+    width: PositiveInt = Field(1280, description="model dimension")
+    layers: PositiveInt = Field(16, description="Conformer blocks")
+    heads: PositiveInt = Field(20, description="attention heads")
+    feed_forward: PositiveInt = Field(5120, description="width of the feed-forward modules")
+    conv_kernel: PositiveInt = Field(33, description="depthwise convolution, frames, odd")
+    subsampling_channels: PositiveInt = Field(32, description="channels of the 4x convolutional downsampling")
+    dropout: Fraction = Field(0.1, description="dropout in every module")
+
+    @model_validator(mode="after")
+    def _shapes(self) -> "Encoder":
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width {self.width} must be a multiple of 2 x heads ({self.heads}): rotary positions turn pairs")
+        if self.conv_kernel % 2 == 0:
+            raise ValueError(f"conv_kernel {self.conv_kernel} must be odd")
+        return self
+
+
+class Ctc(Section):
+    """CR-CTC phoneme head (Yao et al., 2024)."""
+
+    head_layers: PositiveInt = Field(3, description="linear layers of the head")
+    consistency: float = Field(0.2, ge=0, description="alpha, weight of the symmetric KL term [O]")
+
+
+class Adaptor(Section):
+    """From encoder frames to LLM embeddings."""
+
+    stack: PositiveInt = Field(4, description="frames concatenated: 25 Hz to 6.25 Hz [P]")
+    hidden: PositiveInt = Field(2048, description="width of the MLP")
+
+
+class ScratchLM(Section):
+    """A small Qwen3-architecture LM trained on the corpus's text, for scales without a pretrained one."""
+
+    vocab_size: PositiveInt = Field(3000, description="byte-level BPE units")
+    hidden_size: PositiveInt = Field(256, description="model dimension")
+    layers: PositiveInt = Field(4, description="decoder layers")
+    heads: PositiveInt = Field(4, description="attention heads")
+    kv_heads: PositiveInt = Field(2, description="key/value heads")
+    intermediate_size: PositiveInt = Field(768, description="width of the MLP")
+    pronunciation_fraction: Fraction = Field(0.7, description="share of training samples that give the phonemes in the user turn [O]: what a web-scale LLM knows of spelling and pinyin")
+    steps: PositiveInt = Field(2000, description="optimiser steps")
+    batch_size: PositiveInt = Field(64, description="sentences a step")
+    peak_lr: PositiveFloat = Field(2e-3, description="peak learning rate")
+    warmup_steps: int = Field(100, ge=0, description="linear warm-up")
+
+
+class Llm(Section):
+    """The language model: a pretrained one by name or folder, else a small one made here."""
+
+    pretrained: str | None = Field("Qwen/Qwen3-1.7B", description="Hugging Face causal LM (name or local folder); null: train `scratch`")
+    revision: str | None = Field(None, description="commit of the pretrained model, to pin it")
+    scratch: ScratchLM = Field(default_factory=ScratchLM)
+
+
+class Prompt(Section):
+    """The chat around the speech; `<speech>` is where the embeddings go."""
+
+    system: str = Field("Transcribe the speech.", description="system turn, names the task")
+    user: str = Field("<speech>", description="user turn; holds one `<speech>`")
+
+    @model_validator(mode="after")
+    def _one_speech(self) -> "Prompt":
+        if self.user.count("<speech>") != 1:
+            raise ValueError(f"user turn {self.user!r} must hold exactly one <speech>")
+        return self
+
+
+class Schedule(Section):
+    """One stage's optimisation; Adam, cosine decay with linear warm-up."""
+
+    steps: PositiveInt = Field(description="optimiser steps (of one iteration, for ia_sft)")
+    peak_lr: PositiveFloat = Field(description="peak learning rate")
+    warmup_steps: int = Field(10_000, ge=0, description="linear warm-up [P]")
+    max_duration: PositiveFloat = Field(120.0, description="audio of one micro-batch a process, seconds")
+    accumulation: PositiveInt = Field(4, description="micro-batches an optimiser step [P]")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay [O]")
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> "Schedule":
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
+        return self
+
+
+class JointSchedule(Schedule):
+    """Late joint SFT."""
+
+    encoder_lr_scale: Fraction = Field(1.0, description="learning rate of the encoder relative to peak_lr; 0 keeps it still")
+
+
+class Cka(Section):
+    """When pretraining hands its encoder over (method, section 3)."""
+
+    warmup_steps: PositiveInt = Field(500_000, description="the first reference is taken here [P]")
+    every: PositiveInt = Field(10_000, description="steps between two measurements [P]")
+    threshold: Fraction = Field(0.975, description="a part ends when CKA to the reference falls below [P]")
+    max_parts: PositiveInt = Field(4, description="most parts, the last included; bounds the DAG")
+    utterances: PositiveInt = Field(200, description="size of the fixed evaluation set, from the development splits")
+
+
+class Engine(Section):
+    """How every stage runs."""
+
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="fp32 on CPUs, where bf16 is emulated")
+    gradient_clip: PositiveFloat = Field(1.0, description="norm")
+    activation_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
+    workers: int = Field(4, ge=0, description="data-loading processes a rank")
+    buckets: PositiveInt = Field(10, description="length buckets of the sampler")
+    log_every: PositiveInt = Field(50, description="steps a log line")
+    save_every: PositiveInt = Field(1000, description="steps between two saves of the running state")
+    max_nonfinite: int = Field(10, ge=0, description="batches with a non-finite loss that are skipped before the run fails")
+
+
+class Decode(Section):
+    """Batched decoding."""
+
+    max_duration: PositiveFloat = Field(120.0, description="audio a batch, seconds")
+    num_beams: PositiveInt = Field(1, description="1: greedy")
+    max_tokens_per_second: PositiveFloat = Field(12.0, description="longest transcript, tokens a second of audio ...")
+    max_tokens_constant: PositiveInt = Field(12, description="... plus this many")
+
+
+class Resources(Section):
+    """What one training job asks for on a cluster."""
+
+    nodes: PositiveInt = Field(1, description="nodes")
+    gpus_per_node: int = Field(0, ge=0, description="GPUs a node; 0: CPU, one process a node")
+    cpus: PositiveInt = Field(1, description="CPU cores a node")
+    mem_mb: PositiveInt = Field(3000, description="memory a node, MB")
+    runtime: PositiveInt = Field(120, description="minutes")
+
+
+class Config(Section):
+    """An experiment."""
+
+    name: str = Field("paper", description="name of the scale")
+    seeds: list[int] = Field([1], min_length=1, description="one full run each")
+    arms: list[Arm] = Field(["ours", "no_ia_sft"], min_length=1, description="systems to compare (method, section 4)")
+    data: Data = Field(default_factory=Data)
+    quality: Quality = Field(default_factory=Quality)
+    features: Features = Field(default_factory=Features)
+    augment: Augment = Field(default_factory=Augment)
+    encoder: Encoder = Field(default_factory=Encoder)
+    ctc: Ctc = Field(default_factory=Ctc)
+    adaptor: Adaptor = Field(default_factory=Adaptor)
+    llm: Llm = Field(default_factory=Llm)
+    prompt: Prompt = Field(default_factory=Prompt)
+    pretrain: Schedule = Field(default_factory=lambda: Schedule(steps=2_000_000, peak_lr=5e-4))
+    cka: Cka = Field(default_factory=Cka)
+    align: Schedule = Field(default_factory=lambda: Schedule(steps=1_300_000, peak_lr=1e-3))
+    ia_sft: Schedule = Field(default_factory=lambda: Schedule(steps=1_000_000, peak_lr=1e-5))
+    joint_sft: JointSchedule = Field(default_factory=lambda: JointSchedule(steps=1_000_000, peak_lr=1e-5))
+    engine: Engine = Field(default_factory=Engine)
+    decode: Decode = Field(default_factory=Decode)
+    resources: Resources = Field(default_factory=Resources)
+
+    @model_validator(mode="after")
+    def _warmup_before_the_end(self) -> "Config":
+        if self.cka.warmup_steps >= self.pretrain.steps:
+            raise ValueError(f"cka.warmup_steps {self.cka.warmup_steps} must be below pretrain.steps {self.pretrain.steps}")
+        return self
+
+
+# What each stage may read. A change in any other section does not run the stage again.
+STAGE_SECTIONS: dict[str, list[str]] = {
+    "manifests": ["quality"],
+    "tokenizer": ["llm"],
+    "feature_stats": ["features"],
+    "lm": ["llm", "prompt"],
+    "pretrain": ["features", "augment", "encoder", "ctc", "pretrain", "cka", "engine"],
+    "align": ["features", "augment", "adaptor", "prompt", "align", "engine"],
+    "ia_sft": ["features", "augment", "prompt", "ia_sft", "engine"],
+    "joint_sft": ["features", "augment", "prompt", "ia_sft", "joint_sft", "engine"],
+    "decode": ["features", "prompt", "decode"],
+}
+
+
+def stage_json(config: Config, stage: str) -> str:
+    """The sections of one stage as canonical JSON; the workflow tracks this text as the rule's parameters."""
+    sections = {name: getattr(config, name).model_dump(mode="json") for name in STAGE_SECTIONS[stage]}
+    return json.dumps(sections, indent=1, sort_keys=True, ensure_ascii=False)
+
+
+def load_stage(path: str | Path) -> SimpleNamespace:
+    """Read a stage's JSON file: a namespace of validated sections, with no others.
+
+    Raises:
+        InputError: a key is unknown or a value does not fit.
+    """
+    raw = json.loads(Path(path).read_text(encoding="utf-8"))
+    sections = {}
+    for name, values in raw.items():
+        field = Config.model_fields.get(name)
+        if field is None:
+            raise InputError(f"{path}: unknown section '{name}'{_did_you_mean(name, Config.model_fields)}")
+        sections[name] = _validate(field.annotation, values, str(path), name)
+    return SimpleNamespace(**sections)
+
+
+def load_config(source: str | Path | dict[str, Any]) -> Config:
+    """Read and validate an experiment from YAML (or from a mapping that Snakemake has read).
+
+    Raises:
+        InputError: the file is missing or not YAML, a key is unknown (with the nearest known one), or a value does not fit.
+    """
+    if isinstance(source, dict):
+        return _validate(Config, source, "config", "")
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(f"config file {path} does not exist; the ones that ship are in config/")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: expected a mapping of sections, found {type(raw).__name__}")
+    return _validate(Config, raw, str(path), "")
+
+
+def _validate(model: Any, values: Any, where: str, prefix: str) -> Any:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_human(item, model, prefix) for item in error.errors()]
+        raise InputError(f"{where}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def _human(item: Any, model: type[BaseModel], prefix: str) -> str:
+    path = [str(part) for part in item["loc"]]
+    key = ".".join([prefix, *path] if prefix else path) or "(whole file)"
+    if item["type"] == "extra_forbidden":
+        return f"unknown key '{key}'{_did_you_mean(path[-1], _keys_beside(model, path))}"
+    if item["type"] == "missing":
+        return f"key '{key}' is missing"
+    message = item["msg"].removeprefix("Value error, ")
+    shown = item["input"] if not isinstance(item["input"], (dict, BaseModel)) else None
+    return f"{key}: {message}" + (f" (found {shown!r})" if shown is not None else "")
+
+
+def _keys_beside(model: type[BaseModel], path: list[str]) -> list[str]:
+    """Names that would have been allowed where the unknown key stands."""
+    for part in path[:-1]:
+        field = model.model_fields.get(part)
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def _did_you_mean(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(sorted(known))}" if known else ""

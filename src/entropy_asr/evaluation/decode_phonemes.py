@@ -1,0 +1,62 @@
+"""What the pretrained encoder hears: greedy CTC phonemes of a test set, in the format of `decode`.
+
+    python -m entropy_asr.evaluation.decode_phonemes --config results/config/decode.json --cuts … \
+        --encoder results/encoders/phoneme/seed-1/part-3/encoder.safetensors --out hyps.jsonl
+"""
+
+import time
+from pathlib import Path
+
+import typer
+
+from entropy_asr.errors import friendly_exit
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+@friendly_exit()
+def main(
+    config: Path = typer.Option(..., help="sections of this stage"),
+    cuts: Path = typer.Option(..., help="manifest of the test set"),
+    encoder: Path = typer.Option(..., help="encoder.safetensors with its phoneme head"),
+    out: Path = typer.Option(..., help="hypotheses, JSONL"),
+) -> None:
+    """Decode one test set to phonemes."""
+    import torch
+
+    from entropy_asr.audio.batches import evaluation_batches, read_cuts
+    from entropy_asr.config import load_stage
+    from entropy_asr.files import write_jsonl
+    from entropy_asr.models.artifacts import load_ctc_head, load_encoder
+    from entropy_asr.models.ctc import ctc_greedy
+
+    settings = load_stage(config)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    conformer = load_encoder(encoder).to(device).eval()
+    head, symbols = load_ctc_head(encoder)
+    head.to(device).eval()
+    rows = []
+    for batch, features, lens in evaluation_batches(read_cuts([cuts]), settings.features, settings.decode.max_duration):
+        begun = time.perf_counter()
+        with torch.inference_mode():
+            encoder_out, encoder_out_lens = conformer(features.to(device), lens.to(device))
+            paths = ctc_greedy(head(encoder_out), encoder_out_lens)
+        seconds = (time.perf_counter() - begun) / sum(cut.duration for cut in batch)
+        for cut, ids in zip(batch, paths, strict=True):
+            rows.append(
+                {
+                    "id": cut.id,
+                    "language": "phonemes",
+                    "speaker": cut.supervisions[0].speaker,
+                    "reference": " ".join(cut.supervisions[0].custom["phonemes"]),
+                    "hypothesis": " ".join(symbols[i] for i in ids),
+                    "duration": round(cut.duration, 3),
+                    "decode_seconds": round(seconds * cut.duration, 4),
+                }
+            )
+    write_jsonl(out, sorted(rows, key=lambda row: row["id"]))
+
+
+if __name__ == "__main__":
+    app()

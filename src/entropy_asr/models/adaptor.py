@@ -1,0 +1,33 @@
+"""The adaptor: four encoder frames become one LLM position (25 Hz to 6.25 Hz), through a two-layer MLP."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from entropy_asr.config import Adaptor as AdaptorConfig
+
+
+class Adaptor(nn.Module):
+    """Frame stacking and MLP into the LLM's embedding space."""
+
+    def __init__(self, config: AdaptorConfig, encoder_width: int, llm_width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.stack = config.stack
+        self.norm = nn.LayerNorm(config.stack * encoder_width)
+        self.layers = nn.Sequential(nn.Linear(config.stack * encoder_width, config.hidden), nn.GELU(), nn.Linear(config.hidden, llm_width))
+
+    def forward(self, encoder_out: Tensor, encoder_out_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """Stack and project.
+
+        The last stack of an utterance may be partly padding; the encoder gives zeros there, whatever the batch.
+
+        Args:
+            encoder_out: (N, T, encoder_width), zero on padding.
+            encoder_out_lens: (N,).
+
+        Returns:
+            (N, ceil(T / stack), llm_width) and (N,) ceil(lens / stack).
+        """
+        x = F.pad(encoder_out, (0, 0, 0, -encoder_out.size(1) % self.stack))
+        x = x.view(x.size(0), -1, self.stack * x.size(2))
+        return self.layers(self.norm(x)), (encoder_out_lens + self.stack - 1) // self.stack

@@ -1,0 +1,175 @@
+"""Conformer encoder (Gulati et al., 2020) with 4x convolutional downsampling and rotary self-attention.
+
+Masked means absent: what an utterance gives does not depend on how much padding its batch needs.  So there is no batch
+normalisation (the convolution module takes LayerNorm, as FireRedASR-AED does), convolutions see zeros where there is no
+frame, and attention never looks at padding.  `tests/models/test_conformer.py` holds that.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from entropy_asr.config import Encoder
+
+
+def length_mask(lengths: Tensor, max_length: int) -> Tensor:
+    """True where a frame is real. lengths: (N,) int; returns (N, max_length) bool."""
+    return torch.arange(max_length, device=lengths.device)[None, :] < lengths[:, None]
+
+
+class ConvSubsampling(nn.Module):
+    """Two 3x3 convolutions of stride 2: 100 frames a second become 25.
+
+    Without padding, so that output frame t depends on input frames 4t to 4t+6 alone: the frames of an utterance never see
+    the padding behind it.
+    """
+
+    def __init__(self, num_mel_bins: int, channels: int, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv2d(1, channels, 3, 2), nn.ReLU(), nn.Conv2d(channels, channels, 3, 2), nn.ReLU())
+        self.linear = nn.Linear(channels * subsampled_length(num_mel_bins), width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features: (N, T, num_mel_bins); returns (N, subsampled_length(T), width)."""
+        x = self.conv(features.unsqueeze(1))  # (N, C, T', F')
+        return self.linear(x.transpose(1, 2).flatten(2))
+
+
+def subsampled_length(length):
+    """Frames after ConvSubsampling; for an int or an integer tensor. At least 7 input frames give one."""
+    return ((length - 1) // 2 - 1) // 2
+
+
+class RotaryEmbedding(nn.Module):
+    """Rotary position embedding (Su et al., 2021): cosines and sines of (T, head_dim)."""
+
+    def __init__(self, head_dim: int, base: float = 10_000.0) -> None:
+        super().__init__()
+        inverse = 1.0 / base ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+        self.register_buffer("inverse_frequency", inverse, persistent=False)
+
+    def forward(self, length: int) -> tuple[Tensor, Tensor]:
+        angle = torch.outer(torch.arange(length, device=self.inverse_frequency.device).float(), self.inverse_frequency.float())
+        angle = torch.cat([angle, angle], dim=-1)
+        return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (i, i + head_dim/2) by its angle. x: (N, H, T, head_dim)."""
+    a, b = x.chunk(2, dim=-1)
+    return x * cos.to(x.dtype) + torch.cat([-b, a], dim=-1) * sin.to(x.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over the real frames, through torch's scaled_dot_product_attention."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """x: (N, T, D); mask: (N, 1, 1, T) bool, None where no frame is padding."""
+        n, t, d = x.shape
+        q, k, v = self.qkv(x).view(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        q, k = rotate(q, *rotary), rotate(k, *rotary)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0)
+        return self.out(x.transpose(1, 2).reshape(n, t, d))
+
+
+class FeedForward(nn.Sequential):
+    """Half-step feed-forward module."""
+
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__(
+            nn.LayerNorm(width), nn.Linear(width, hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(hidden, width), nn.Dropout(dropout)
+        )
+
+
+class ConvModule(nn.Module):
+    """Pointwise GLU, depthwise convolution over time, pointwise; padding frames are zero when the convolution sees them."""
+
+    def __init__(self, width: int, kernel: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.pointwise_in = nn.Linear(width, 2 * width)
+        self.depthwise = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.norm_out = nn.LayerNorm(width)
+        self.pointwise_out = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        """x: (N, T, D); padding: (N, T, 1) bool, True where there is no frame."""
+        x = F.glu(self.pointwise_in(self.norm(x)), dim=-1).masked_fill(padding, 0.0)
+        x = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
+        return self.dropout(self.pointwise_out(F.silu(self.norm_out(x))))
+
+
+class ConformerBlock(nn.Module):
+    """Half feed-forward, self-attention, convolution, half feed-forward, LayerNorm."""
+
+    def __init__(self, config: Encoder) -> None:
+        super().__init__()
+        self.feed_forward_in = FeedForward(config.width, config.feed_forward, config.dropout)
+        self.attention_norm = nn.LayerNorm(config.width)
+        self.attention = SelfAttention(config.width, config.heads, config.dropout)
+        self.conv = ConvModule(config.width, config.conv_kernel, config.dropout)
+        self.feed_forward_out = FeedForward(config.width, config.feed_forward, config.dropout)
+        self.norm = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, padding: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        x = x + 0.5 * self.feed_forward_in(x)
+        x = x + self.dropout(self.attention(self.attention_norm(x), mask, rotary))
+        x = x + self.conv(x, padding)
+        x = x + 0.5 * self.feed_forward_out(x)
+        return self.norm(x)
+
+
+class ConformerEncoder(nn.Module):
+    """Log-Mel features in, 25 frames a second out.
+
+    The global mean and variance of the features are buffers: an encoder file is complete without another artifact.
+    """
+
+    def __init__(self, config: Encoder, num_mel_bins: int = 80) -> None:
+        super().__init__()
+        self.config = config
+        self.num_mel_bins = num_mel_bins
+        self.register_buffer("feature_mean", torch.zeros(num_mel_bins))
+        self.register_buffer("feature_std", torch.ones(num_mel_bins))
+        self.subsampling = ConvSubsampling(num_mel_bins, config.subsampling_channels, config.width)
+        self.rotary = RotaryEmbedding(config.width // config.heads)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(ConformerBlock(config) for _ in range(config.layers))
+        self.checkpoint_activations = False
+
+    def normalise(self, features: Tensor) -> Tensor:
+        """Global mean and variance normalisation."""
+        return (features - self.feature_mean) / self.feature_std
+
+    def forward(self, features: Tensor, feature_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode a padded batch.
+
+        Args:
+            features: (N, T, num_mel_bins) log-Mel.
+            feature_lens: (N,) frames of each utterance, at least 7.
+
+        Returns:
+            encoder_out (N, T', width), zero on padding, and encoder_out_lens (N,), T' = subsampled_length(T).
+        """
+        features = self.normalise(features).to(self.subsampling.linear.weight.dtype)
+        x = self.dropout(self.subsampling(features))
+        lens = subsampled_length(feature_lens)
+        real = length_mask(lens, x.size(1))
+        padding = ~real[:, :, None]
+        mask = None if bool(real.all()) else real[:, None, None, :]
+        rotary = self.rotary(x.size(1))
+        for layer in self.layers:
+            if self.checkpoint_activations and self.training:
+                x = torch.utils.checkpoint.checkpoint(layer, x, padding, mask, rotary, use_reentrant=False)
+            else:
+                x = layer(x, padding, mask, rotary)
+        return x.masked_fill(padding, 0.0), lens

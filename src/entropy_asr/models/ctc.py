@@ -1,0 +1,72 @@
+"""CR-CTC: consistency-regularised CTC on phonemes (Yao et al., 2024, arXiv 2410.05101).
+
+Two differently masked copies of each utterance go through one encoder.  The loss is the mean of their CTC losses plus alpha
+times the symmetric KL divergence between their frame posteriors, each side pulled towards the other's detached posterior.
+Everything is summed over real frames and divided by the number of real frames of one copy.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from entropy_asr.models.conformer import length_mask
+
+BLANK_ID = 0
+
+
+class CtcHead(nn.Module):
+    """Encoder frames to phoneme log-probabilities, through `layers` linear layers."""
+
+    def __init__(self, width: int, vocab_size: int, layers: int) -> None:
+        super().__init__()
+        hidden = [module for _ in range(layers - 1) for module in (nn.Linear(width, width), nn.SiLU())]
+        self.layers = nn.Sequential(*hidden, nn.Linear(width, vocab_size))
+
+    def forward(self, encoder_out: Tensor) -> Tensor:
+        """(N, T, width) to (N, T, vocab_size) log-probabilities, float32."""
+        return F.log_softmax(self.layers(encoder_out).float(), dim=-1)
+
+
+def ctc_loss(log_probs: Tensor, lens: Tensor, targets: Tensor, target_lens: Tensor) -> Tensor:
+    """CTC loss of each utterance, (N,). log_probs: (N, T, V); targets: (N, S) padded with anything."""
+    return F.ctc_loss(log_probs.transpose(0, 1), targets, lens, target_lens, blank=BLANK_ID, reduction="none", zero_infinity=False)
+
+
+def symmetric_kl(first: Tensor, second: Tensor, lens: Tensor) -> Tensor:
+    """Half of KL(sg[second] || first) + KL(sg[first] || second), summed over real frames.
+
+    Args:
+        first, second: (N, T, V) log-probabilities of the two copies.
+        lens: (N,) real frames.
+    """
+    real = length_mask(lens, first.size(1))[:, :, None]
+    forward = F.kl_div(first, second.detach(), log_target=True, reduction="none")
+    backward = F.kl_div(second, first.detach(), log_target=True, reduction="none")
+    return 0.5 * (forward + backward).masked_fill(~real, 0.0).sum()
+
+
+def cr_ctc_loss(log_probs: Tensor, lens: Tensor, targets: Tensor, target_lens: Tensor, alpha: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """CR-CTC loss a frame of a batch whose second half holds the second copies, in the same order.
+
+    Args:
+        log_probs: (2N, T, V); lens: (2N,); targets: (N, S); target_lens: (N,).
+
+    Returns:
+        loss in nats a frame, and its parts `ctc` and `consistency`.
+    """
+    first, second = log_probs.chunk(2)
+    lens = lens[: first.size(0)]
+    frames = lens.sum()
+    ctc = 0.5 * (ctc_loss(first, lens, targets, target_lens) + ctc_loss(second, lens, targets, target_lens)).sum() / frames
+    consistency = symmetric_kl(first, second, lens) / frames
+    return ctc + alpha * consistency, {"ctc": ctc.detach(), "consistency": consistency.detach()}
+
+
+@torch.no_grad()
+def ctc_greedy(log_probs: Tensor, lens: Tensor) -> list[list[int]]:
+    """Best path, repeats merged, blanks dropped."""
+    decoded = []
+    for path, length in zip(log_probs.argmax(-1), lens.tolist(), strict=True):
+        path = torch.unique_consecutive(path[:length])
+        decoded.append(path[path != BLANK_ID].tolist())
+    return decoded

@@ -1,0 +1,123 @@
+"""The speech-LLM: prompt, speech embeddings in place of `<speech>`, transcript.
+
+One row of the LLM's input is ``before + speech + after + transcript + end``.  Rows are padded to the right for training and
+to the left for generation, and padding is masked, so that a transcript does not depend on the rest of its batch.  The LM
+head runs on the positions that predict a transcript token only: with Qwen's 151k units it would otherwise cost more than
+the rest of the step.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from entropy_asr.config import Prompt
+from entropy_asr.models.adaptor import Adaptor
+from entropy_asr.models.conformer import ConformerEncoder
+
+
+@dataclass(frozen=True)
+class PromptIds:
+    """The chat template as token ids, cut at `<speech>`."""
+
+    before: list[int]
+    after: list[int]
+    end: int
+    pad: int
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> "PromptIds":
+        """Render the tokenizer's own chat template and cut it where the speech goes."""
+        messages = [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+        before, after = text.split("<speech>")
+        encode = tokenizer.backend_tokenizer.encode
+        return cls(
+            encode(before, add_special_tokens=False).ids,
+            encode(after, add_special_tokens=False).ids,
+            tokenizer.eos_token_id,
+            tokenizer.pad_token_id,
+        )
+
+
+class SpeechLLM(nn.Module):
+    """Encoder, adaptor and LLM."""
+
+    def __init__(self, encoder: ConformerEncoder, adaptor: Adaptor, llm: PreTrainedModel, prompt: PromptIds) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.adaptor = adaptor
+        self.llm = llm
+        self.prompt = prompt
+
+    def speech_embeddings(self, features: Tensor, feature_lens: Tensor) -> list[Tensor]:
+        """One (L_i, llm_width) tensor an utterance, padding cut off."""
+        trains_encoder = next(self.encoder.parameters()).requires_grad
+        with torch.set_grad_enabled(trains_encoder and torch.is_grad_enabled()):
+            encoder_out, lens = self.encoder(features, feature_lens)
+        embedded, lens = self.adaptor(encoder_out, lens)
+        return [row[:length] for row, length in zip(embedded, lens.tolist(), strict=True)]
+
+    def _embed(self, ids: Sequence[int]) -> Tensor:
+        table = self.llm.get_input_embeddings()
+        return table(torch.tensor(list(ids), dtype=torch.long, device=table.weight.device))
+
+    def forward(self, features: Tensor, feature_lens: Tensor, transcripts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood of the transcripts and their end tokens.
+
+        Args:
+            features: (N, T, num_mel_bins); feature_lens: (N,).
+            transcripts: token ids of each utterance, without the end token.
+
+        Returns:
+            loss: nats summed over all transcript tokens; tokens: how many there are.
+        """
+        before, after = self._embed(self.prompt.before), self._embed(self.prompt.after)
+        rows, answer_starts, targets = [], [], []
+        for speech, ids in zip(self.speech_embeddings(features, feature_lens), transcripts, strict=True):
+            rows.append(torch.cat([before, speech.to(before.dtype), after, self._embed(ids)]))
+            answer_starts.append(rows[-1].size(0) - len(ids) - 1)  # the last prompt position predicts the first token
+            targets.append([*ids, self.prompt.end])
+        lens = torch.tensor([row.size(0) for row in rows], device=before.device)
+        inputs = pad_sequence(rows, batch_first=True)  # (N, L, D)
+        mask = torch.arange(inputs.size(1), device=lens.device)[None, :] < lens[:, None]
+        hidden = self.llm.get_decoder()(inputs_embeds=inputs, attention_mask=mask.long(), use_cache=False).last_hidden_state
+        answers = torch.cat([h[start:length] for h, start, length in zip(hidden, answer_starts, lens.tolist(), strict=True)])
+        logits = self.llm.get_output_embeddings()(answers).float()  # (tokens, V)
+        labels = torch.tensor([i for row in targets for i in row], device=logits.device)
+        return F.cross_entropy(logits, labels, reduction="sum"), torch.tensor(labels.numel(), device=logits.device)
+
+    @torch.inference_mode()
+    def generate(self, features: Tensor, feature_lens: Tensor, max_new_tokens: Sequence[int], num_beams: int = 1) -> list[list[int]]:
+        """Transcribe a batch: greedy search, or beam search, with a key-value cache.
+
+        Args:
+            max_new_tokens: limit of each utterance (from its own length, so that it does not depend on the batch).
+
+        Returns:
+            token ids of each transcript, end token removed.
+        """
+        before, after = self._embed(self.prompt.before), self._embed(self.prompt.after)
+        rows = [torch.cat([before, speech.to(before.dtype), after]) for speech in self.speech_embeddings(features, feature_lens)]
+        longest = max(row.size(0) for row in rows)
+        inputs = torch.stack([F.pad(row, (0, 0, longest - row.size(0), 0)) for row in rows])
+        lens = torch.tensor([row.size(0) for row in rows], device=inputs.device)
+        mask = torch.arange(longest, device=inputs.device)[None, :] >= longest - lens[:, None]
+        output = self.llm.generate(
+            inputs_embeds=inputs,
+            attention_mask=mask.long(),
+            max_new_tokens=max(max_new_tokens),
+            num_beams=num_beams,
+            do_sample=False,
+            eos_token_id=self.prompt.end,
+            pad_token_id=self.prompt.pad,
+        )
+        transcripts = []
+        for ids, limit in zip(output.tolist(), max_new_tokens, strict=True):
+            ids = ids[:limit]
+            transcripts.append(ids[: ids.index(self.prompt.end)] if self.prompt.end in ids else ids)
+        return transcripts

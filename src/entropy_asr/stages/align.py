@@ -1,0 +1,68 @@
+"""Stage 2, alignment: the adaptor learns to speak the LLM's language; encoder and LLM are frozen.
+
+    python -m entropy_asr.stages.align --config results/config/align.json --train … \
+        --encoder results/encoders/phoneme/seed-1/part-0/encoder.safetensors --lm results/text/lm --seed 1 --running … --out …
+"""
+
+from pathlib import Path
+
+import typer
+
+from entropy_asr.errors import friendly_exit
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+@friendly_exit()
+def main(
+    config: Path = typer.Option(..., help="sections of this stage"),
+    train: list[Path] = typer.Option(..., help="training manifests"),
+    encoder: Path = typer.Option(..., help="encoder.safetensors to align"),
+    lm: Path = typer.Option(..., help="folder with lm.json"),
+    seed: int = typer.Option(...),
+    running: Path = typer.Option(..., help="folder of the running state"),
+    out: Path = typer.Option(..., help="folder of the artifact"),
+) -> None:
+    """Train the adaptor."""
+    import torch
+
+    from entropy_asr.config import load_stage
+    from entropy_asr.models.adaptor import Adaptor
+    from entropy_asr.models.artifacts import load_encoder, load_llm
+    from entropy_asr.models.speech_llm import PromptIds, SpeechLLM
+    from entropy_asr.provenance import Provenance
+    from entropy_asr.stages.sft import train_system
+    from entropy_asr.training.loop import configure_logging
+
+    configure_logging()
+    settings = load_stage(config)
+    inputs = {f"train-{i}": path for i, path in enumerate(train)} | {"encoder": encoder, "lm": lm / "lm.json"}
+    provenance = Provenance("align", config, inputs)
+    torch.manual_seed(seed)
+
+    conformer = load_encoder(encoder)
+    llm, tokenizer = load_llm(lm)
+    adaptor = Adaptor(settings.adaptor, conformer.config.width, llm.config.hidden_size)
+    system = SpeechLLM(conformer, adaptor, llm, PromptIds.from_tokenizer(tokenizer, settings.prompt))
+    train_system(
+        "align",
+        system,
+        tokenizer,
+        trained=("adaptor",),
+        schedule=settings.align,
+        train=train,
+        features=settings.features,
+        augment=settings.augment,
+        engine_config=settings.engine,
+        prompt=settings.prompt,
+        provenance=provenance,
+        running=running,
+        out=out,
+        seed=seed,
+        facts={},
+    )
+
+
+if __name__ == "__main__":
+    app()

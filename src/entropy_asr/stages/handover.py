@@ -1,0 +1,88 @@
+"""What decides when pretraining hands its encoder over: linear CKA to the encoder that was handed over last."""
+
+import copy
+from typing import Any
+
+import torch
+from lhotse import CutSet
+from torch import Tensor, nn
+
+from entropy_asr.analysis.cka import LinearCka
+from entropy_asr.audio.batches import Batch, evaluation_batches
+from entropy_asr.config import Cka, Features
+from entropy_asr.models.conformer import ConformerEncoder, length_mask
+from entropy_asr.models.ctc import CtcHead, cr_ctc_loss
+from entropy_asr.training import distributed
+
+
+class CrCtcModel(nn.Module):
+    """Encoder and phoneme head with the CR-CTC loss as forward."""
+
+    def __init__(self, encoder: ConformerEncoder, head: CtcHead, alpha: float) -> None:
+        super().__init__()
+        self.encoder, self.head, self.alpha = encoder, head, alpha
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """batch.features: (2N, T, num_mel_bins), first copies first."""
+        encoder_out, lens = self.encoder(batch.features, batch.feature_lens)
+        targets = nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in batch.targets], batch_first=True).to(encoder_out.device)
+        target_lens = torch.tensor([len(ids) for ids in batch.targets], device=encoder_out.device)
+        return cr_ctc_loss(self.head(encoder_out), lens, targets, target_lens, self.alpha)
+
+
+class CkaMonitor:
+    """Ends a part when CKA to the reference falls below the threshold (method, section 3).
+
+    The reference is taken at `warmup_steps`; the encoder of each trigger is the next reference.  With `max_parts` reached,
+    it measures on but triggers no more: pretraining then goes to its last step.
+    """
+
+    def __init__(self, encoder: ConformerEncoder, config: Cka, cuts: CutSet, features: Features, device: torch.device, part: int) -> None:
+        self.encoder, self.config, self.device, self.part = encoder, config, device, part
+        chosen = sorted(cuts, key=lambda cut: cut.id)
+        chosen = chosen[:: max(1, len(chosen) // config.utterances)][: config.utterances]  # spread over languages and voices
+        self.batches = [(x, lens) for _, x, lens in evaluation_batches(chosen, features, 60.0)]
+        self.reference: ConformerEncoder | None = None
+        self.trace: list[dict[str, float]] = []
+
+    def after_step(self, step: int) -> bool:
+        if step == self.config.warmup_steps:
+            self._take_reference()
+        if self.reference is None or step <= self.config.warmup_steps or step % self.config.every:
+            return False
+        value = self._cka()
+        self.trace.append({"step": step, "cka": round(value, 6), "part": self.part})
+        below = value < self.config.threshold and self.part < self.config.max_parts - 1
+        if distributed.agree(below and distributed.rank() == 0, self.device):
+            self._take_reference()
+            return True
+        return False
+
+    def _take_reference(self) -> None:
+        self.reference = copy.deepcopy(self.encoder).eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def _cka(self) -> float:
+        was_training = self.encoder.training
+        self.encoder.eval()
+        cka = LinearCka()
+        for features, lens in self.batches:
+            features, lens = features.to(self.device), lens.to(self.device)
+            now, out_lens = self.encoder(features, lens)
+            then, _ = self.reference(features, lens)
+            real = length_mask(out_lens, now.size(1))
+            cka.update(now[real], then[real])
+        self.encoder.train(was_training)
+        return cka.value()
+
+    def counters(self) -> dict[str, Any]:
+        return {"trace": self.trace}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f"reference.{name}": tensor for name, tensor in self.reference.state_dict().items()} if self.reference else {}
+
+    def restore(self, counters: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        self.trace = counters["trace"]
+        if tensors:
+            self._take_reference()
+            self.reference.load_state_dict({name.removeprefix("reference."): tensor for name, tensor in tensors.items()})

@@ -1,0 +1,72 @@
+"""Stage 3, one iteration of IA-SFT: adaptor and LLM train on a frozen encoder, while pretraining goes on beside them.
+
+    python -m entropy_asr.stages.ia_sft --config results/config/ia_sft.json --train … --iteration 1 \
+        --encoder results/encoders/phoneme/seed-1/part-1/encoder.safetensors \
+        --previous results/systems/ours/seed-1/ia_sft/iter-0 --lm results/text/lm --seed 1 --running … --out …
+
+Iteration i takes the encoder of pretraining part i: the hot swap.  Adaptor and LLM go on from `--previous`: the alignment
+(adaptor only) for iteration 0, else the iteration before.  Optimiser and schedule start anew with each encoder [O].
+"""
+
+from pathlib import Path
+
+import typer
+
+from entropy_asr.errors import friendly_exit
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+@friendly_exit()
+def main(
+    config: Path = typer.Option(..., help="sections of this stage"),
+    train: list[Path] = typer.Option(..., help="training manifests"),
+    encoder: Path = typer.Option(..., help="encoder.safetensors of pretraining part i"),
+    previous: Path = typer.Option(..., help="folder of the alignment or of the iteration before"),
+    lm: Path = typer.Option(..., help="folder with lm.json"),
+    iteration: int = typer.Option(..., help="0, 1, …"),
+    seed: int = typer.Option(...),
+    running: Path = typer.Option(..., help="folder of the running state"),
+    out: Path = typer.Option(..., help="folder of the artifact"),
+) -> None:
+    """Train adaptor and LLM on this encoder."""
+    from entropy_asr.config import load_stage
+    from entropy_asr.models.artifacts import load_adaptor, load_encoder, load_into, load_llm
+    from entropy_asr.models.speech_llm import PromptIds, SpeechLLM
+    from entropy_asr.provenance import Provenance
+    from entropy_asr.stages.sft import train_system
+    from entropy_asr.training.loop import configure_logging
+
+    configure_logging()
+    settings = load_stage(config)
+    inputs = {f"train-{i}": path for i, path in enumerate(train)}
+    inputs |= {"encoder": encoder, "previous": previous / "model.safetensors", "lm": lm / "lm.json"}
+    provenance = Provenance("ia_sft", config, inputs)
+
+    llm, tokenizer = load_llm(lm)
+    if iteration > 0:
+        load_into(previous / "model.safetensors", "llm", llm)
+    adaptor = load_adaptor(previous / "model.safetensors")
+    system = SpeechLLM(load_encoder(encoder), adaptor, llm, PromptIds.from_tokenizer(tokenizer, settings.prompt))
+    train_system(
+        f"ia_sft iteration {iteration}",
+        system,
+        tokenizer,
+        trained=("adaptor", "llm"),
+        schedule=settings.ia_sft,
+        train=train,
+        features=settings.features,
+        augment=settings.augment,
+        engine_config=settings.engine,
+        prompt=settings.prompt,
+        provenance=provenance,
+        running=running,
+        out=out,
+        seed=seed * 100 + iteration,  # another order of the data, and other augmentation, than the iteration before
+        facts={"iteration": iteration, "encoder_part": str(encoder.parent)},
+    )
+
+
+if __name__ == "__main__":
+    app()

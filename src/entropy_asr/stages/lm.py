@@ -1,0 +1,97 @@
+"""The language model that the recogniser starts from.
+
+    python -m entropy_asr.stages.lm --config results/config/lm.json --text data/embedded/lm_text.jsonl.gz \
+        --tokenizer results/text/tokenizer --seed 1 --running … --out results/text/lm
+
+With `llm.pretrained` (Qwen3-1.7B at paper scale) the artifact is just its name.  At CPU scales a Qwen3-architecture model of
+a few million parameters is trained on the corpus's text, in the same chat format.  A share of its samples has the phonemes
+of the sentence in the user turn [O]: a web-scale LLM has read dictionaries and pinyin, and knows how words sound; a small one
+has to be told.  No audio is used, and no test sentence.
+"""
+
+from pathlib import Path
+
+import typer
+
+from entropy_asr.errors import InputError, friendly_exit
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+@friendly_exit()
+def main(
+    config: Path = typer.Option(..., help="sections of this stage"),
+    running: Path = typer.Option(..., help="folder of the running state"),
+    out: Path = typer.Option(..., help="folder of the artifact"),
+    text: Path | None = typer.Option(None, help="JSONL(.gz) of {language, text}"),
+    tokenizer: Path | None = typer.Option(None, help="folder of the tokenizer"),
+    seed: int = typer.Option(1),
+) -> None:
+    """Train the small language model, or name the pretrained one."""
+    from entropy_asr.config import load_stage
+    from entropy_asr.files import write_json
+    from entropy_asr.provenance import Provenance
+
+    settings = load_stage(config)
+    pretrained = settings.llm.pretrained
+    if pretrained is None:
+        if text is None or tokenizer is None:
+            raise InputError("llm.pretrained is null: a small LM is trained, which needs data.lm_text and the tokenizer")
+        provenance = Provenance("lm", config, {"text": text, "tokenizer": tokenizer / "tokenizer.json"})
+        facts = _train(settings, text, tokenizer, provenance.key, running, out, seed)
+    else:
+        provenance, facts = Provenance("lm", config, {}), {}
+    write_json(out / "lm.json", {"pretrained": pretrained, "revision": settings.llm.revision})
+    provenance.write(out / "provenance.json", **facts)
+
+
+def _train(settings, text: Path, tokenizer_folder: Path, key: str, running: Path, out: Path, seed: int) -> dict:
+    import torch
+    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+    from entropy_asr.config import Engine as EngineConfig
+    from entropy_asr.config import Schedule
+    from entropy_asr.files import read_jsonl
+    from entropy_asr.stages.text_batches import TextBatches, TextLoss
+    from entropy_asr.training import distributed
+    from entropy_asr.training.engine import Engine
+    from entropy_asr.training.loop import Trainer, configure_logging
+    from entropy_asr.training.state import RunningState
+
+    configure_logging()
+    device = distributed.start()
+    scratch = settings.llm.scratch
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    torch.manual_seed(seed)
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=scratch.hidden_size,
+            num_hidden_layers=scratch.layers,
+            num_attention_heads=scratch.heads,
+            num_key_value_heads=scratch.kv_heads,
+            head_dim=scratch.hidden_size // scratch.heads,
+            intermediate_size=scratch.intermediate_size,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    batches = TextBatches(list(read_jsonl(text)), tokenizer, settings.prompt, scratch, seed)
+    schedule = Schedule(steps=scratch.steps, peak_lr=scratch.peak_lr, warmup_steps=scratch.warmup_steps, accumulation=1)
+    engine = Engine(TextLoss(model), schedule, EngineConfig(precision="fp32", save_every=500), device)
+    trainer = Trainer(engine, batches, RunningState(running, key), out / "train.jsonl", "lm")
+    trainer.resume()
+    trainer.run()
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    trainer.state.clear()
+    distributed.stop()
+    return {"seed": seed, "end_step": trainer.counters.step, "parameters": sum(p.numel() for p in model.parameters())}
+
+
+if __name__ == "__main__":
+    app()

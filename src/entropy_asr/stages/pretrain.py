@@ -1,0 +1,107 @@
+"""Stage 1, one part: the Conformer learns phonemes by CR-CTC, until CKA says that it has moved, or to the last step.
+
+    python -m entropy_asr.stages.pretrain --config results/config/pretrain.json --train … --dev … \
+        --phonemes results/text/phonemes/tokens.txt --stats results/features/stats.json --part 0 --seed 1 --running … --out …
+
+Part i+1 continues from the state that part i ended with (`--previous`), as if there had been no cut: the parts are one
+run, and its encoder is handed over where one part ends.
+"""
+
+from pathlib import Path
+
+import typer
+
+from entropy_asr.errors import friendly_exit
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+@friendly_exit()
+def main(
+    config: Path = typer.Option(..., help="sections of this stage"),
+    train: list[Path] = typer.Option(..., help="training manifests"),
+    dev: list[Path] = typer.Option(..., help="development manifests: frames for CKA"),
+    phonemes: Path = typer.Option(..., help="tokens.txt"),
+    stats: Path = typer.Option(..., help="mean and deviation of the features"),
+    part: int = typer.Option(..., help="0, 1, …"),
+    seed: int = typer.Option(...),
+    running: Path = typer.Option(..., help="folder of the running state, kept until the part is done"),
+    out: Path = typer.Option(..., help="folder of the artifact"),
+    previous: Path | None = typer.Option(None, help="training_state.safetensors of the part before"),
+) -> None:
+    """Run one part of encoder pretraining."""
+    import torch
+
+    from entropy_asr.audio.batches import TrainingBatches, read_cuts
+    from entropy_asr.config import load_stage
+    from entropy_asr.files import read_json, write_json
+    from entropy_asr.models.artifacts import save_modules
+    from entropy_asr.models.conformer import ConformerEncoder
+    from entropy_asr.models.ctc import CtcHead
+    from entropy_asr.provenance import Provenance
+    from entropy_asr.stages.handover import CkaMonitor, CrCtcModel
+    from entropy_asr.text.phonemes import read_tokens
+    from entropy_asr.training import distributed
+    from entropy_asr.training.engine import Engine
+    from entropy_asr.training.loop import Trainer, configure_logging
+    from entropy_asr.training.state import RunningState
+
+    configure_logging()
+    settings = load_stage(config)
+    inputs = {f"train-{i}": path for i, path in enumerate(train)} | {f"dev-{i}": path for i, path in enumerate(dev)}
+    inputs |= {"phonemes": phonemes, "stats": stats} | ({"previous": previous} if previous else {})
+    provenance = Provenance("pretrain", config, inputs)
+    device = distributed.start()
+    torch.manual_seed(seed)
+
+    # The model: features are normalised inside the encoder, by statistics that travel with it.
+    ids = read_tokens(phonemes)
+    encoder = ConformerEncoder(settings.encoder, settings.features.num_mel_bins)
+    statistics = read_json(stats)
+    encoder.feature_mean.copy_(torch.tensor(statistics["mean"]))
+    encoder.feature_std.copy_(torch.tensor(statistics["std"]))
+    encoder.checkpoint_activations = settings.engine.activation_checkpointing
+    head = CtcHead(settings.encoder.width, len(ids), settings.ctc.head_layers)
+    model = CrCtcModel(encoder, head, settings.ctc.consistency)
+
+    # The data: two maskings of the same utterance, phonemes as targets.
+    batches = TrainingBatches(
+        read_cuts(train),
+        target=lambda cut: [ids[phoneme] for phoneme in cut.supervisions[0].custom["phonemes"]],
+        fill=encoder.feature_mean.numpy(),
+        features=settings.features,
+        augment=settings.augment,
+        copies=2,
+        max_duration=settings.pretrain.max_duration,
+        buckets=settings.engine.buckets,
+        seed=seed,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+    )
+
+    # The loop, ended by CKA or by the last step.
+    torch.manual_seed(seed * 1000 + distributed.rank())
+    engine = Engine(model, settings.pretrain, settings.engine, device)
+    monitor = CkaMonitor(encoder, settings.cka, read_cuts(dev), settings.features, device, part)
+    trainer = Trainer(engine, batches, RunningState(running, provenance.key), out / "train.jsonl", f"pretrain part {part}", monitor)
+    trainer.resume(initial=previous)
+    first_step, first_audio = trainer.counters.step, trainer.counters.audio_seconds
+    ended_by = {"monitor": "cka", "last_step": "last_step"}[trainer.run()]
+
+    # The artifact: encoder and head for those who use it, the whole state for the next part.
+    trainer.save(out / "training_state.safetensors")
+    if distributed.rank() == 0:
+        header = {"encoder": settings.encoder.model_dump(), "num_mel_bins": settings.features.num_mel_bins}
+        header |= {"phonemes": sorted(ids, key=ids.get), "head_layers": settings.ctc.head_layers}
+        save_modules(out / "encoder.safetensors", {"encoder": encoder, "head": head}, header)
+        facts = {"seed": seed, "part": part, "end_step": trainer.counters.step, "audio_hours": trainer.counters.audio_seconds / 3600}
+        facts |= {"first_step_of_this_process": first_step, "audio_hours_of_this_process": (trainer.counters.audio_seconds - first_audio) / 3600}
+        provenance.write(out / "provenance.json", **facts)
+        write_json(out / "part.json", {"part": part, "end_step": trainer.counters.step, "ended_by": ended_by, "cka": monitor.trace})
+        trainer.state.clear()
+    distributed.stop()
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,86 @@
+"""What alignment, IA-SFT and joint SFT share: transcripts as targets, one loop, one artifact.
+
+A stage is which modules train, from which files they start, for how long; those lines are in the stage's own script.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from entropy_asr.audio.batches import Batch, TrainingBatches, read_cuts
+from entropy_asr.config import Augment, Features, Prompt, Schedule
+from entropy_asr.config import Engine as EngineConfig
+from entropy_asr.models.artifacts import save_system
+from entropy_asr.models.speech_llm import SpeechLLM
+from entropy_asr.provenance import Provenance
+from entropy_asr.training import distributed
+from entropy_asr.training.engine import Engine, freeze
+from entropy_asr.training.loop import Trainer
+from entropy_asr.training.state import RunningState
+
+
+class TranscriptLoss(nn.Module):
+    """The speech-LLM with its mean negative log-likelihood, in nats a transcript token, as forward."""
+
+    def __init__(self, system: SpeechLLM) -> None:
+        super().__init__()
+        self.system = system
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, tokens = self.system(batch.features, batch.feature_lens, batch.targets)
+        return loss / tokens, {}
+
+
+def train_system(
+    stage: str,
+    system: SpeechLLM,
+    tokenizer: PreTrainedTokenizerBase,
+    trained: tuple[str, ...],
+    schedule: Schedule,
+    train: Sequence[Path],
+    features: Features,
+    augment: Augment,
+    engine_config: EngineConfig,
+    prompt: Prompt,
+    provenance: Provenance,
+    running: Path,
+    out: Path,
+    seed: int,
+    facts: dict,
+    lr_scales: dict[str, float] | None = None,
+) -> None:
+    """Train the named modules (of encoder, adaptor, llm) of a system, the others frozen, and write the trained ones."""
+    for name in ("encoder", "adaptor", "llm"):
+        if name not in trained:
+            freeze(getattr(system, name))
+    if engine_config.activation_checkpointing:
+        system.encoder.checkpoint_activations = True
+        system.llm.gradient_checkpointing_enable()
+    device = distributed.start()
+    batches = TrainingBatches(
+        read_cuts(list(train)),
+        target=lambda cut: tokenizer.backend_tokenizer.encode(cut.supervisions[0].custom["normalized"], add_special_tokens=False).ids,
+        fill=system.encoder.feature_mean.numpy(),
+        features=features,
+        augment=augment,
+        copies=1,
+        max_duration=schedule.max_duration,
+        buckets=engine_config.buckets,
+        seed=seed,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+    )
+    torch.manual_seed(seed * 1000 + distributed.rank())
+    engine = Engine(TranscriptLoss(system), schedule, engine_config, device, lr_scales)
+    trainer = Trainer(engine, batches, RunningState(running, provenance.key), out / "train.jsonl", stage)
+    trainer.resume()
+    trainer.run()
+    if distributed.rank() == 0:
+        save_system(out, system, tokenizer, prompt, trained)
+        hours = trainer.counters.audio_seconds / 3600
+        provenance.write(out / "provenance.json", seed=seed, end_step=trainer.counters.step, audio_hours=hours, trained=list(trained), **facts)
+        trainer.state.clear()
+    distributed.stop()

@@ -1,0 +1,88 @@
+"""Chat-formatted text batches for the small language model: phonemes (or nothing) in the user turn, the sentence as answer."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from entropy_asr.audio.batches import Position
+from entropy_asr.config import Prompt, ScratchLM
+from entropy_asr.models.speech_llm import PromptIds
+from entropy_asr.text.normalize import normalize
+from entropy_asr.text.phonemes import pronunciation_line
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """input_ids, labels, attention_mask: (N, L); labels are IGNORED before the answer and on padding."""
+
+    input_ids: Tensor
+    labels: Tensor
+    attention_mask: Tensor
+    position: Position
+    audio_seconds: float = 0.0
+    ids: tuple[str, ...] = ()
+
+    def to(self, device: torch.device) -> "TextBatch":
+        return TextBatch(self.input_ids.to(device), self.labels.to(device), self.attention_mask.to(device), self.position)
+
+
+class TextBatches:
+    """Endless shuffled batches of sentences, from any position."""
+
+    def __init__(self, lines: list[dict], tokenizer: PreTrainedTokenizerBase, prompt: Prompt, config: ScratchLM, seed: int) -> None:
+        """lines: {language, text}."""
+        encode = tokenizer.backend_tokenizer.encode
+        self.prompt = PromptIds.from_tokenizer(tokenizer, prompt)
+        self.config, self.seed = config, seed
+        self.samples = []
+        for line in lines:
+            sentence = normalize(line["text"], line["language"])
+            spoken = " " + pronunciation_line(sentence, line["language"])
+            self.samples.append((encode(spoken, add_special_tokens=False).ids, encode(sentence, add_special_tokens=False).ids))
+
+    def loader(self, start: Position, workers: int) -> Iterator[TextBatch]:
+        """Batches from `start` on; `workers` is not needed for text."""
+        epoch, skip = start
+        while True:
+            rng = np.random.default_rng([self.seed, epoch])
+            order = rng.permutation(len(self.samples))
+            told = rng.random(len(self.samples)) < self.config.pronunciation_fraction
+            for drawn, first in enumerate(range(0, len(order), self.config.batch_size), 1):
+                if drawn > skip:
+                    yield self._batch(order[first : first + self.config.batch_size], told, Position(epoch, drawn))
+            epoch, skip = epoch + 1, 0
+
+    def _batch(self, indices: np.ndarray, told: np.ndarray, position: Position) -> TextBatch:
+        rows, labels = [], []
+        for index in indices:
+            spoken, sentence = self.samples[index]
+            question = [*self.prompt.before, *(spoken if told[index] else []), *self.prompt.after]
+            answer = [*sentence, self.prompt.end]
+            rows.append(torch.tensor(question + answer))
+            labels.append(torch.tensor([IGNORED] * len(question) + answer))
+        pad = nn.utils.rnn.pad_sequence
+        input_ids = pad(rows, batch_first=True, padding_value=self.prompt.pad)
+        lens = torch.tensor([len(row) for row in rows])
+        mask = torch.arange(input_ids.size(1))[None, :] < lens[:, None]
+        return TextBatch(input_ids, pad(labels, batch_first=True, padding_value=IGNORED), mask.long(), position)
+
+
+class TextLoss(nn.Module):
+    """Mean negative log-likelihood of the answers, nats a token."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: TextBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        hidden = self.model.get_decoder()(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).last_hidden_state
+        labels = batch.labels[:, 1:]
+        answers = hidden[:, :-1][labels != IGNORED]
+        return F.cross_entropy(self.model.get_output_embeddings()(answers).float(), labels[labels != IGNORED]), {}

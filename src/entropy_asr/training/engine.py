@@ -1,0 +1,187 @@
+"""One optimiser step on any number of processes, and its state in one file.
+
+DeepSpeed ZeRO-2 does the work at every scale.  Its own checkpoints are pickles bound to a number of GPUs; ours is one
+safetensors file with float32 weights and Adam moments by parameter name, whole, and the counters as JSON in its header.  So
+no pickle is ever loaded, another number of processes resumes from the same file, and the file is whole or it is not there.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from entropy_asr.config import Engine as EngineConfig
+from entropy_asr.config import Schedule
+from entropy_asr.training import distributed
+
+
+def cosine_lr(step: int, schedule: Schedule) -> float:
+    """Learning rate of optimiser step `step` (from 0): linear warm-up to the peak, then cosine to zero at the last step."""
+    if step < schedule.warmup_steps:
+        return schedule.peak_lr * (step + 1) / schedule.warmup_steps
+    progress = (step - schedule.warmup_steps) / max(1, schedule.steps - schedule.warmup_steps)
+    return schedule.peak_lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def freeze(module: nn.Module) -> None:
+    """No gradients, no optimiser state, no dropout: a frozen module computes as it does in evaluation."""
+    module.requires_grad_(False)
+    module.eval()
+
+
+class Engine:
+    """A module's trainable parameters under DeepSpeed.
+
+    Args:
+        module: maps a micro-batch to (its mean loss, dict of numbers to log).
+        lr_scales: learning-rate factor by prefix of parameter name; 1 where none fits.
+    """
+
+    def __init__(
+        self, module: nn.Module, schedule: Schedule, config: EngineConfig, device: torch.device, lr_scales: dict[str, float] | None = None
+    ) -> None:
+        import deepspeed
+
+        self.schedule, self.device, self.config = schedule, device, config
+        self.trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        frozen = [m for m in module.modules() if list(m.parameters()) and not any(p.requires_grad for p in m.parameters())]
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in self.trainable.items():
+            scale = next((s for prefix, s in (lr_scales or {}).items() if name.startswith(prefix)), 1.0)
+            decay = schedule.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((scale, decay), []).append(parameter)
+        self.lr_scales = [scale for scale, _ in groups]
+        optimiser = torch.optim.AdamW(
+            [{"params": parameters, "weight_decay": decay} for (_, decay), parameters in groups.items()],
+            lr=schedule.peak_lr,
+            betas=(0.9, 0.98),
+            eps=1e-8,
+        )
+        self.engine, self.optimiser, _, _ = deepspeed.initialize(
+            model=module.to(device),
+            optimizer=optimiser,
+            dist_init_required=False,
+            config={
+                "train_micro_batch_size_per_gpu": 1,  # batches are formed by duration; DeepSpeed only counts them
+                "gradient_accumulation_steps": schedule.accumulation,
+                "gradient_clipping": config.gradient_clip,
+                "bf16": {"enabled": config.precision == "bf16"},
+                "zero_optimization": {"stage": 2, "overlap_comm": device.type == "cuda"},
+                "zero_allow_untested_optimizer": True,
+                "steps_per_print": 2**31,
+            },
+        )
+        for partition in self.optimiser.single_partition_of_fp32_groups:
+            # What Adam makes at its first step. Made before, because DeepSpeed links parameters to these tensors after the
+            # first parameter group has moved, when those of the other groups would not be there yet.
+            zeros = torch.zeros_like(partition)
+            self.optimiser.optimizer.state[partition] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+        self.optimiser._lazy_init_hp_params_optimizer_state()
+        self.engine.train()
+        for module in frozen:
+            module.eval()
+
+    @property
+    def module(self) -> nn.Module:
+        return self.engine.module
+
+    def __call__(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.engine(batch)
+
+    def set_lr(self, step: int) -> float:
+        lr = cosine_lr(step, self.schedule)
+        for group, scale in zip(self.optimiser.param_groups, self.lr_scales, strict=True):
+            group["lr"] = lr * scale
+        return lr
+
+    def backward_and_step(self, loss: Tensor) -> None:
+        """One micro-batch; the optimiser moves at the accumulation boundary."""
+        self.engine.backward(loss)
+        self.engine.step()
+
+    def gradient_norm(self) -> float:
+        """Of the last optimiser step, before clipping."""
+        norm = self.engine.get_global_grad_norm()
+        return float(norm) if norm is not None else math.nan
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    def save(self, path: Path, counters: dict[str, Any], extra: dict[str, Tensor]) -> None:
+        """Write weights, moments, random states, `extra` tensors and counters to one file, atomically. Collective."""
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        tensors = {f"extra.{name}": tensor for name, tensor in extra.items()}
+        writes = distributed.rank() == 0
+        for name, parameter in self.trainable.items():
+            values = {"weight": safe_get_full_fp32_param(parameter)}
+            for moment in ("exp_avg", "exp_avg_sq"):
+                values[moment] = safe_get_full_optimizer_state(parameter, moment)
+            if writes:
+                tensors.update({f"{kind}.{name}": value.to("cpu", copy=True) for kind, value in values.items()})
+        for index, state in enumerate(_gather(torch.get_rng_state())):
+            tensors[f"rng.{index}"] = state
+        if self.device.type == "cuda":
+            for index, state in enumerate(_gather(torch.cuda.get_rng_state())):
+                tensors[f"cuda_rng.{index}"] = state
+        counters = {**counters, "optimiser_step": int(self._adam_states()[0]["step"])}
+        if writes:
+            write_tensors(path, tensors, {"counters": json.dumps(counters)})
+        if distributed.world_size() > 1:
+            torch.distributed.barrier()
+
+    def load(self, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Take up a saved state; returns the counters and the `extra` tensors."""
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        with safe_open(path, framework="pt", device="cpu") as file:
+            counters = json.loads(file.metadata()["counters"])
+            for state in self._adam_states():
+                state["step"].fill_(counters["optimiser_step"])
+            for name, parameter in self.trainable.items():
+                weight = file.get_tensor(f"weight.{name}").to(self.device)
+                parameter.data.copy_(weight)
+                safe_set_full_fp32_param(parameter, weight)
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    safe_set_full_optimizer_state(parameter, file.get_tensor(f"{moment}.{name}").to(self.device), moment)
+            names = set(file.keys())
+            if f"rng.{distributed.rank()}" in names:
+                torch.set_rng_state(file.get_tensor(f"rng.{distributed.rank()}"))
+            if self.device.type == "cuda" and f"cuda_rng.{distributed.rank()}" in names:
+                torch.cuda.set_rng_state(file.get_tensor(f"cuda_rng.{distributed.rank()}"))
+            extra = {name.removeprefix("extra."): file.get_tensor(name) for name in names if name.startswith("extra.")}
+        return counters, extra
+
+    def _adam_states(self) -> list[dict[str, Tensor]]:
+        return [self.optimiser.optimizer.state[partition] for partition in self.optimiser.single_partition_of_fp32_groups]
+
+
+def _gather(tensor: Tensor) -> Iterable[Tensor]:
+    """This tensor from every rank."""
+    if distributed.world_size() == 1:
+        return [tensor]
+    parts = [torch.empty_like(tensor) for _ in range(distributed.world_size())]
+    torch.distributed.all_gather(parts, tensor)
+    return parts
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file to a temporary name, flush it to disk, rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

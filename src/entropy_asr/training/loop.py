@@ -1,0 +1,230 @@
+"""The training loop of every stage: batches in, optimiser steps, a line of progress, a state that survives.
+
+Interrupted and resumed is the same as never interrupted, bit by bit on CPUs: the state holds weights, Adam moments,
+random generators, the position in the data and the stage's own monitor.
+"""
+
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from entropy_asr.training import distributed
+from entropy_asr.training.engine import Engine
+from entropy_asr.training.state import RunningState
+
+log = logging.getLogger(__name__)
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved, run me again
+
+
+class Monitor(Protocol):
+    """Looks at the module after optimiser steps and may end the run (pretraining's CKA)."""
+
+    def after_step(self, step: int) -> bool: ...
+
+    def counters(self) -> dict[str, Any]: ...
+
+    def tensors(self) -> dict[str, Tensor]: ...
+
+    def restore(self, counters: dict[str, Any], tensors: dict[str, Tensor]) -> None: ...
+
+
+@dataclass
+class Counters:
+    """What a run has done so far; part of its state."""
+
+    step: int = 0
+    position: list[int] = field(default_factory=lambda: [0, 0])
+    audio_seconds: float = 0.0
+    skipped: int = 0
+    wall_seconds: float = 0.0
+
+
+class Interrupted(SystemExit):
+    """Asked to stop; the state is saved."""
+
+    def __init__(self) -> None:
+        super().__init__(EXIT_INTERRUPTED)
+
+
+class Trainer:
+    """Runs an engine up to a step.
+
+    Args:
+        engine: what is trained; its module maps a batch to (mean loss of the micro-batch, dict of numbers to log).
+        batches: has `loader(position, workers)`; gives batches with `.to`, `.audio_seconds`, `.position`, `.ids`.
+        state: where the running state lies.
+        log_path: train.jsonl, a line a log step.
+        monitor: may end the run early.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        batches: Any,
+        state: RunningState,
+        log_path: Path,
+        stage: str,
+        monitor: Monitor | None = None,
+    ) -> None:
+        self.engine, self.batches = engine, batches
+        self.state, self.log_path, self.stage, self.monitor = state, log_path, stage, monitor
+        self.counters = Counters()
+        self.interrupted = False
+        self.started_at_step = 0
+
+    def resume(self, initial: Path | None = None) -> None:
+        """Take up the newest running state, else `initial` (the state that an earlier part of the same run ended with)."""
+        saved = self.state.open()
+        if saved is None:
+            self._log_file().unlink(missing_ok=True)
+            if initial is not None:
+                self.restore(initial)
+            return
+        self.restore(saved)
+        lines = self._log_file().read_text().splitlines() if self._log_file().exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= self.counters.step]
+        self._log_file().write_text("".join(line + "\n" for line in kept))
+        log.info("%s: resumed at step %d from %s", self.stage, self.counters.step, saved)
+
+    def restore(self, path: Path) -> None:
+        counters, tensors = self.engine.load(path)
+        self.counters = Counters(**counters["run"])
+        if self.monitor is not None:
+            self.monitor.restore(counters["monitor"], tensors)
+
+    def save(self, path: Path) -> None:
+        monitor = self.monitor
+        counters = {"run": vars(self.counters), "monitor": monitor.counters() if monitor else {}}
+        self.engine.save(path, counters, monitor.tensors() if monitor else {})
+
+    def run(self) -> str:
+        """Train to the schedule's last step, or until the monitor ends it; returns "last_step" or "monitor".
+
+        Raises:
+            Interrupted: SIGTERM or SIGUSR1 came; the state is saved.
+            RuntimeError: too many batches gave a loss that is not finite.
+        """
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._on_signal)
+        counters, schedule, config = self.counters, self.engine.schedule, self.engine.config
+        loader = self.batches.loader(counters.position, config.workers)
+        self.started_at_step = counters.step
+        window = _Window()
+        ended_by = "last_step"
+        while counters.step < schedule.steps:
+            lr = self.engine.set_lr(counters.step)
+            begun = time.monotonic()
+            for _ in range(schedule.accumulation):
+                loss, numbers, seconds = self._micro_batch(loader)
+                window.add(loss, numbers, seconds)
+            counters.step += 1
+            window.seconds += time.monotonic() - begun
+            counters.wall_seconds += time.monotonic() - begun
+            done = counters.step == schedule.steps
+            if counters.step % config.log_every == 0 or done:
+                self._report(window, lr)
+                window = _Window()
+            if self.monitor is not None and self.monitor.after_step(counters.step) and not done:
+                ended_by = "monitor"
+                break
+            if distributed.agree(self.interrupted, self.engine.device):
+                self._save_running()
+                log.warning("%s: asked to stop; saved at step %d, exit %d", self.stage, counters.step, EXIT_INTERRUPTED)
+                raise Interrupted
+            if counters.step % config.save_every == 0 and not done:
+                self._save_running()
+        if distributed.rank() == 0 and self._log_file().exists():
+            self.log_path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self._log_file(), self.log_path)
+        return ended_by
+
+    def _micro_batch(self, loader: Any) -> tuple[float, dict[str, float], float]:
+        """Forward and backward of one micro-batch whose loss is finite on every rank."""
+        while True:
+            batch = next(loader).to(self.engine.device)
+            self.counters.position = list(batch.position)
+            loss, numbers = self.engine(batch)
+            if not distributed.agree(not math.isfinite(loss.item()), self.engine.device):
+                break
+            self.counters.skipped += 1
+            log.error("%s: step %d: loss is %s on one rank; batch skipped, ours held %s", self.stage, self.counters.step, loss.item(), batch.ids)
+            if self.counters.skipped > self.engine.config.max_nonfinite:
+                raise RuntimeError(f"{self.stage}: {self.counters.skipped} batches gave a non-finite loss (engine.max_nonfinite)")
+        self.engine.backward_and_step(loss)
+        seconds = distributed.total(batch.audio_seconds, self.engine.device)
+        self.counters.audio_seconds += seconds
+        return loss.item(), {name: float(value) for name, value in numbers.items()}, seconds
+
+    def _report(self, window: "_Window", lr: float) -> None:
+        if distributed.rank() != 0:
+            return
+        counters = self.counters
+        rate = window.audio / max(window.seconds, 1e-9)
+        per_step = counters.wall_seconds / max(counters.step, 1)
+        line = {
+            "step": counters.step,
+            **window.means(),
+            "lr": lr,
+            "gradient_norm": self.engine.gradient_norm(),
+            "audio_seconds_per_second": round(rate, 2),
+            "audio_hours": round(counters.audio_seconds / 3600, 4),
+            "epoch": counters.position[0],
+            "skipped_batches": counters.skipped,
+            "time": round(time.time(), 1),
+        }
+        with self._log_file().open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        log.info(
+            "%s step %d/%d  loss %.4f  lr %.2e  grad %.2f  audio %.0f s/s  left %s",
+            self.stage,
+            counters.step,
+            self.engine.schedule.steps,
+            line["loss"],
+            lr,
+            line["gradient_norm"],
+            rate,
+            time.strftime("%H:%M:%S", time.gmtime(per_step * (self.engine.schedule.steps - counters.step))),
+        )
+
+    def _save_running(self) -> None:
+        self.save(self.state.path(self.counters.step))
+        if distributed.rank() == 0:
+            self.state.prune()
+
+    def _log_file(self) -> Path:
+        return self.state.folder / "train.jsonl"
+
+    def _on_signal(self, number: int, _frame: Any) -> None:
+        self.interrupted = True
+
+
+class _Window:
+    """Means since the last log line."""
+
+    def __init__(self) -> None:
+        self.count, self.audio, self.seconds = 0, 0.0, 0.0
+        self.sums: dict[str, float] = {}
+
+    def add(self, loss: float, numbers: dict[str, float], audio: float) -> None:
+        self.count += 1
+        self.audio += audio
+        for name, value in {"loss": loss, **numbers}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def means(self) -> dict[str, float]:
+        return {name: round(value / self.count, 6) for name, value in self.sums.items()}
+
+
+def configure_logging() -> None:
+    """Progress to stderr; libraries only when something is wrong."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    logging.getLogger("entropy_asr").setLevel(logging.INFO if int(os.environ.get("RANK", 0)) == 0 else logging.ERROR)

@@ -1,0 +1,49 @@
+"""Running state of a job that may die: where it lies, which file counts, when it must not be used.
+
+It lies outside the workflow's declared outputs, which Snakemake deletes when a job fails.  A state belongs to one
+fingerprint (config and inputs); another one's is set aside with its name, never resumed and never deleted.
+"""
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+KEEP_LAST = 2
+
+
+@dataclass(frozen=True)
+class RunningState:
+    """The folder of one job's running state."""
+
+    folder: Path
+    key: str
+
+    def open(self) -> Path | None:
+        """The newest state of this fingerprint, or None; a state of another one is moved aside."""
+        mark = self.folder / "fingerprint"
+        if self.folder.exists() and (not mark.exists() or mark.read_text() != self.key):
+            aside = self.folder.with_name(f"{self.folder.name}.aside-{mark.read_text()[:12] if mark.exists() else 'unmarked'}")
+            shutil.rmtree(aside, ignore_errors=True)
+            self.folder.rename(aside)
+            log.warning("running state in %s was made with another config or other inputs: set aside as %s", self.folder, aside)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        mark.write_text(self.key)
+        states = self._states()
+        return states[-1] if states else None
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"state-{step:09d}.safetensors"
+
+    def prune(self) -> None:
+        """Keep the last few."""
+        for old in self._states()[:-KEEP_LAST]:
+            old.unlink()
+
+    def clear(self) -> None:
+        """The job's outputs are written; its running state is no longer needed."""
+        shutil.rmtree(self.folder)
+
+    def _states(self) -> list[Path]:
+        return sorted(self.folder.glob("state-*.safetensors"))

@@ -1,0 +1,50 @@
+# What the rules share: the validated config, the stages' own sections of it, and how a training job is started.
+import os
+from pathlib import Path
+
+from entropy_asr.config import load_config, stage_json
+from entropy_asr.errors import InputError
+
+try:
+    CONFIG = load_config(dict(config))
+except InputError as error:
+    raise WorkflowError(str(error))
+
+# The repository as seen from the working directory: results/ of another scale live elsewhere, data and code do not.
+REPO = os.path.relpath(workflow.basedir, os.getcwd())
+SEEDS, ARMS, TESTS = CONFIG.seeds, CONFIG.arms, sorted(CONFIG.data.test)
+OBJECTIVE = "phoneme"
+
+wildcard_constraints:
+    arm="|".join(ARMS),
+    seed=r"\d+",
+    part=r"\d+",
+    iteration=r"\d+",
+    stage=r"[a-z_]+",
+    corpus="|".join(CONFIG.data.corpora),
+    testset="|".join(TESTS),
+
+
+def in_repo(path):
+    return os.path.normpath(os.path.join(REPO, path))
+
+
+def manifest(split):
+    return f"results/manifests/{split}.jsonl.gz"
+
+
+TRAIN = [manifest(split) for split in CONFIG.data.train]
+DEV = [manifest(split) for split in CONFIG.data.dev]
+GPUS = CONFIG.resources.gpus_per_node
+LAUNCH = f"torchrun --standalone --nproc-per-node={GPUS} -m" if GPUS else "python -m"
+
+
+rule stage_config:
+    # One file a stage with the sections that it reads: a stage runs again when its own parameters change, and only then.
+    output:
+        "results/config/{stage}.json",
+    params:
+        text=lambda wildcards: stage_json(CONFIG, wildcards.stage),
+    localrule: True
+    shell:
+        "printf '%s\\n' {params.text:q} > {output}"

@@ -1,0 +1,57 @@
+# Encoder pretraining, in parts. How many there are is known only at run time: part i exists if part i-1 ended by CKA.
+
+
+def previous_part(wildcards):
+    part = int(wildcards.part)
+    return f"results/encoders/{wildcards.objective}/seed-{wildcards.seed}/part-{part - 1}/training_state.safetensors" if part else []
+
+
+def parts(seed):
+    """part.json of every pretraining part; asks the checkpoints in turn."""
+    found = []
+    while not found or read_part(found[-1])["ended_by"] != "last_step":
+        found.append(checkpoints.pretrain_part.get(objective=OBJECTIVE, seed=seed, part=len(found)).output.part)
+    return found
+
+
+def read_part(path):
+    import json
+
+    return json.loads(Path(path).read_text())
+
+
+def final_encoder(wildcards):
+    return parts(wildcards.seed)[-1].replace("part.json", "encoder.safetensors")
+
+
+checkpoint pretrain_part:
+    input:
+        config="results/config/pretrain.json",
+        train=TRAIN,
+        dev=DEV,
+        phonemes="results/text/phonemes/tokens.txt",
+        stats="results/features/stats.json",
+        previous=previous_part,
+    output:
+        encoder="results/encoders/{objective}/seed-{seed}/part-{part}/encoder.safetensors",
+        state="results/encoders/{objective}/seed-{seed}/part-{part}/training_state.safetensors",
+        part="results/encoders/{objective}/seed-{seed}/part-{part}/part.json",
+        curve="results/encoders/{objective}/seed-{seed}/part-{part}/train.jsonl",
+        provenance="results/encoders/{objective}/seed-{seed}/part-{part}/provenance.json",
+    params:
+        out=subpath(output.encoder, parent=True),
+        running="results/state/encoders/{objective}/seed-{seed}/part-{part}",
+        previous=lambda wildcards, input: f"--previous {input.previous}" if input.previous else "",
+    log:
+        "results/logs/pretrain/{objective}/seed-{seed}/part-{part}.log",
+    benchmark:
+        "results/benchmarks/pretrain/{objective}/seed-{seed}/part-{part}.tsv"
+    priority: 10
+    threads: CONFIG.resources.cpus
+    resources:
+        mem_mb=CONFIG.resources.mem_mb,
+        runtime=CONFIG.resources.runtime,
+    shell:
+        "{LAUNCH} entropy_asr.stages.pretrain --config {input.config} $(printf -- '--train %s ' {input.train})"
+        " $(printf -- '--dev %s ' {input.dev}) --phonemes {input.phonemes} --stats {input.stats} --part {wildcards.part}"
+        " --seed {wildcards.seed} {params.previous} --running {params.running} --out {params.out} 2>&1 | tee {log}"

@@ -1,0 +1,132 @@
+# The speech-LLM of each arm: alignment, IA-SFT iterations beside pretraining, joint SFT.
+SYSTEM = "results/systems/{arm}/seed-{seed}"
+
+
+def encoder_to_align(wildcards):
+    """`ours` starts as soon as part 0 is there; `no_ia_sft` waits for the last part."""
+    if wildcards.arm == "ours":
+        return f"results/encoders/{OBJECTIVE}/seed-{wildcards.seed}/part-0/encoder.safetensors"
+    return final_encoder(wildcards)
+
+
+def before_iteration(wildcards):
+    """Where iteration i goes on from: the alignment, or iteration i-1."""
+    iteration = int(wildcards.iteration)
+    before = f"ia_sft/iter-{iteration - 1}" if iteration else "align"
+    return f"results/systems/{wildcards.arm}/seed-{wildcards.seed}/{before}/model.safetensors"
+
+
+def iteration_if_any(wildcards):
+    """Iteration i where pretraining has a part i, else nothing. Asks only the checkpoints before it, so that iteration 0
+    is in the plan while part 1 trains; asking for the last part at once would keep it out until pretraining has ended."""
+    for part in range(int(wildcards.iteration) + 1):
+        found = checkpoints.pretrain_part.get(objective=OBJECTIVE, seed=wildcards.seed, part=part).output.part
+        if read_part(found)["ended_by"] == "last_step" and part < int(wildcards.iteration):
+            return []
+    return expand(SYSTEM + "/ia_sft/iter-{iteration}/model.safetensors", **wildcards)
+
+
+def before_joint(wildcards):
+    if wildcards.arm == "ours":
+        return {"gates": expand(SYSTEM + "/ia_sft/gate-{iteration}.json", iteration=range(CONFIG.cka.max_parts), **wildcards)}
+    return {"parts": parts(wildcards.seed), "previous": expand(SYSTEM + "/align/model.safetensors", **wildcards)}
+
+
+rule align:
+    input:
+        config="results/config/align.json",
+        train=TRAIN,
+        encoder=encoder_to_align,
+        lm="results/text/lm/lm.json",
+    output:
+        model=SYSTEM + "/align/model.safetensors",
+        curve=SYSTEM + "/align/train.jsonl",
+        provenance=SYSTEM + "/align/provenance.json",
+    params:
+        out=subpath(output.model, parent=True),
+        running="results/state/systems/{arm}/seed-{seed}/align",
+    log:
+        "results/logs/align/{arm}/seed-{seed}.log",
+    benchmark:
+        "results/benchmarks/align/{arm}/seed-{seed}.tsv"
+    threads: CONFIG.resources.cpus
+    resources:
+        mem_mb=CONFIG.resources.mem_mb,
+        runtime=CONFIG.resources.runtime,
+    shell:
+        "{LAUNCH} entropy_asr.stages.align --config {input.config} $(printf -- '--train %s ' {input.train}) --encoder {input.encoder}"
+        " --lm $(dirname {input.lm}) --seed {wildcards.seed} --running {params.running} --out {params.out} 2>&1 | tee {log}"
+
+
+rule ia_sft_iteration:
+    input:
+        config="results/config/ia_sft.json",
+        train=TRAIN,
+        encoder=f"results/encoders/{OBJECTIVE}/seed-{{seed}}/part-{{iteration}}/encoder.safetensors",
+        previous=before_iteration,
+        lm="results/text/lm/lm.json",
+    output:
+        model=SYSTEM + "/ia_sft/iter-{iteration}/model.safetensors",
+        curve=SYSTEM + "/ia_sft/iter-{iteration}/train.jsonl",
+        provenance=SYSTEM + "/ia_sft/iter-{iteration}/provenance.json",
+    params:
+        out=subpath(output.model, parent=True),
+        running="results/state/systems/{arm}/seed-{seed}/ia_sft/iter-{iteration}",
+    log:
+        "results/logs/ia_sft/{arm}/seed-{seed}/iter-{iteration}.log",
+    benchmark:
+        "results/benchmarks/ia_sft/{arm}/seed-{seed}/iter-{iteration}.tsv"
+    threads: CONFIG.resources.cpus
+    resources:
+        mem_mb=CONFIG.resources.mem_mb,
+        runtime=CONFIG.resources.runtime,
+    shell:
+        "{LAUNCH} entropy_asr.stages.ia_sft --config {input.config} $(printf -- '--train %s ' {input.train}) --encoder {input.encoder}"
+        " --previous $(dirname {input.previous}) --lm $(dirname {input.lm}) --iteration {wildcards.iteration} --seed {wildcards.seed}"
+        " --running {params.running} --out {params.out} 2>&1 | tee {log}"
+
+
+rule ia_sft_gate:
+    # Names iteration i, or nothing if pretraining ended before part i: joint SFT waits for all gates.
+    input:
+        iteration_if_any,
+    output:
+        SYSTEM + "/ia_sft/gate-{iteration}.json",
+    params:
+        folder=lambda wildcards, input: f'"{os.path.dirname(input[0])}"' if input else "null",
+    localrule: True
+    shell:
+        "printf '{{\"iteration\": %s}}\\n' {params.folder:q} > {output}"
+
+
+rule joint_sft:
+    input:
+        unpack(before_joint),
+        config="results/config/joint_sft.json",
+        train=TRAIN,
+        encoder=final_encoder,
+        lm="results/text/lm/lm.json",
+    output:
+        model=SYSTEM + "/joint_sft/model.safetensors",
+        tokenizer=SYSTEM + "/joint_sft/tokenizer/tokenizer.json",
+        curve=SYSTEM + "/joint_sft/train.jsonl",
+        provenance=SYSTEM + "/joint_sft/provenance.json",
+    params:
+        out=subpath(output.model, parent=True),
+        running="results/state/systems/{arm}/seed-{seed}/joint_sft",
+        start=lambda wildcards, input: (
+            "".join(f"--gates {gate} " for gate in input.gates)
+            if wildcards.arm == "ours"
+            else f"--previous {os.path.dirname(input.previous[0])} " + "".join(f"--parts {part} " for part in input.parts)
+        ),
+    log:
+        "results/logs/joint_sft/{arm}/seed-{seed}.log",
+    benchmark:
+        "results/benchmarks/joint_sft/{arm}/seed-{seed}.tsv"
+    threads: CONFIG.resources.cpus
+    resources:
+        mem_mb=CONFIG.resources.mem_mb,
+        runtime=CONFIG.resources.runtime,
+    shell:
+        "{LAUNCH} entropy_asr.stages.joint_sft --config {input.config} $(printf -- '--train %s ' {input.train}) --encoder {input.encoder}"
+        " {params.start} --lm $(dirname {input.lm}) --seed {wildcards.seed} --running {params.running} --out {params.out} 2>&1 | tee {log}"
