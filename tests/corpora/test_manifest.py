@@ -1,0 +1,163 @@
+"""Manifests from both corpus families: what a later stage reads is what the corpus says."""
+
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from lhotse import CutSet
+
+from entropy_asr.config import Quality
+from entropy_asr.corpora import jsonl, unpack
+from entropy_asr.corpora.manifest import Kind, choose, make_manifests
+from entropy_asr.corpora.utterance import Utterance
+from entropy_asr.errors import InputError
+from entropy_asr.files import read_jsonl, sha256, write_jsonl
+
+RATE = 16000
+SENTENCES = {
+    "en-train": ("train", "en", "Call Mr. Lee at 5 o'clock."),
+    "en-test": ("test", "en", "play the next song"),
+    "zh-train": ("train", "zh", "导航到北京大学。"),
+    "cs-test": ("test", "mixed", "播放Night Train"),
+}
+
+
+def noise(seconds: float) -> np.ndarray:
+    return (np.random.default_rng(0).standard_normal(round(seconds * RATE)) * 0.1).astype("float32")
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Path:
+    """A corpus in the format of data/embedded: two utterances in each of four splits."""
+    corpus = tmp_path / "embedded"
+    corpus.mkdir()
+    rows = []
+    for split, (role, language, text) in SENTENCES.items():
+        with tarfile.open(corpus / f"{split}.tar", "w") as tar:
+            for index in range(2):
+                path = tmp_path / f"{split}-{index}.opus"
+                soundfile.write(path, noise(3 + index), RATE, format="OGG", subtype="OPUS")
+                tar.add(path, arcname=path.name)
+                rows.append(
+                    {
+                        "id": path.stem,
+                        "split": role,
+                        "language": language,
+                        "speaker": f"voice{index}",
+                        "domain": "media",
+                        "text": text if index == 0 else text.replace("5", "6").replace("北京", "清华") + "吧" * (language != "en"),
+                        "duration": 3.0 + index,
+                        "sha256": sha256(path),
+                        "asr_text": "",
+                        "asr_error_rate": 0.0,
+                    }
+                )
+    write_jsonl(corpus / "utterances.jsonl", rows)
+    names = [f"{split}.tar" for split in SENTENCES] + ["utterances.jsonl"]
+    (corpus / "SHA256SUMS").write_text("".join(f"{sha256(corpus / name)}  {name}\n" for name in names))
+    return corpus
+
+
+def test_embedded_corpus_to_cuts(embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert unpack.unpack("embedded", "audio") == dict.fromkeys(SENTENCES, 2)
+    make_manifests(Quality(), Kind.embedded, Path("embedded"), list(SENTENCES), Path("out"), audio=Path("audio"))
+    cuts = {split: list(CutSet.from_file(f"out/{split}.jsonl.gz")) for split in SENTENCES}
+    assert {split: len(found) for split, found in cuts.items()} == dict.fromkeys(SENTENCES, 2)
+
+    cut = cuts["en-train"][0]
+    supervision = cut.supervisions[0]
+    assert cut.recording.sources[0].source == "audio/en-train/en-train-0.opus"
+    assert (cut.duration, cut.sampling_rate, supervision.speaker, supervision.language) == (3.0, RATE, "voice0", "en")
+    assert supervision.text == "Call Mr. Lee at 5 o'clock."
+    assert supervision.custom["normalized"] == "call mister lee at five o'clock"
+    assert supervision.custom["phonemes"][:3] == ["K", "AO", "L"]
+    assert (supervision.custom["domain"], supervision.custom["corpus_kind"]) == ("media", "synthetic")
+    assert cut.load_audio().shape == (1, 3 * RATE)
+    assert cuts["zh-train"][0].supervisions[0].custom["phonemes"][:4] == ["d", "ao3", "h", "ang2"]
+    assert cuts["cs-test"][0].supervisions[0].custom["normalized"] == "播放 night train"
+
+
+def test_same_corpus_gives_the_same_bytes(embedded: Path, tmp_path: Path) -> None:
+    unpack.unpack(embedded, tmp_path / "audio")
+    for out in ("one", "two"):
+        make_manifests(Quality(), Kind.embedded, embedded, ["zh-train"], tmp_path / out, audio=tmp_path / "audio")
+    assert sha256(tmp_path / "one/zh-train.jsonl.gz") == sha256(tmp_path / "two/zh-train.jsonl.gz")
+
+
+def test_a_changed_archive_is_refused(embedded: Path, tmp_path: Path) -> None:
+    with open(embedded / "en-test.tar", "ab") as file:
+        file.write(b"x")
+    with pytest.raises(InputError, match=r"en-test.tar: sha256 is .* expected .* check the corpus out again"):
+        unpack.unpack(embedded, tmp_path / "audio")
+    assert not (tmp_path / "audio").exists()
+
+
+def test_an_archive_member_never_chooses_its_place(embedded: Path, tmp_path: Path) -> None:
+    with tarfile.open(embedded / "en-test.tar", "w") as tar:
+        tar.add(embedded / "utterances.jsonl", arcname="../../escaped.opus")
+    sums = [line for line in (embedded / "SHA256SUMS").read_text().splitlines() if "en-test" not in line]
+    (embedded / "SHA256SUMS").write_text("\n".join([*sums, f"{sha256(embedded / 'en-test.tar')}  en-test.tar"]) + "\n")
+    with pytest.raises(InputError, match="no utterance of utterances.jsonl"):
+        unpack.unpack(embedded, tmp_path / "a/b/audio")
+    assert not list(tmp_path.rglob("escaped.opus"))
+
+
+def test_jsonl_corpus_with_segments_of_a_long_recording(tmp_path: Path) -> None:
+    corpus = tmp_path / "mine"
+    (corpus / "wav").mkdir(parents=True)
+    soundfile.write(corpus / "wav/long.flac", noise(10), RATE)
+    rows = [
+        {"id": "a", "audio": "wav/long.flac", "text": "hello there", "language": "en", "offset": 1.5, "duration": 2.25},
+        {"id": "b", "audio": "wav/long.flac", "text": "good morning", "language": "en", "speaker": "s1", "offset": 4},
+    ]
+    write_jsonl(corpus / "train.jsonl", rows)
+    make_manifests(Quality(), Kind.jsonl, corpus, ["train"], tmp_path / "out")
+    first, second = CutSet.from_file(tmp_path / "out/train.jsonl.gz")
+    assert (first.start, first.duration, second.start, second.duration) == (1.5, 2.25, 4.0, 6.0)
+    assert first.supervisions[0].custom["corpus_kind"] == "recorded"
+    whole, _ = soundfile.read(corpus / "wav/long.flac", dtype="float32")
+    np.testing.assert_array_equal(first.load_audio()[0], whole[round(1.5 * RATE) : round(3.75 * RATE)])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text": None}, "utterance 1: key 'text' is None, expected text"),
+        ({"language": "de"}, "language is 'de', expected one of en, zh, mixed"),
+        ({"speeker": "x"}, "unknown key 'speeker'; known: id, audio, text"),
+        ({"offset": "1"}, "key 'offset' is '1', expected a number"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path: Path, change: dict, message: str) -> None:
+    write_jsonl(tmp_path / "train.jsonl", [{"id": "a", "audio": "a.wav", "text": "hi", "language": "en", **change}])
+    with pytest.raises(InputError, match=message.replace("(", r"\(")):
+        jsonl.read_split(tmp_path, "train")
+
+
+def test_limits_nest() -> None:
+    utterances = [Utterance(f"u{index}", Path("x"), "t", "en") for index in range(100)]
+    ten, twenty = choose(utterances, 10), choose(utterances, 20)
+    assert len(ten) == 10 and set(ten) < set(twenty)
+    assert twenty == sorted(twenty, key=utterances.index) and twenty != utterances[:20]
+
+
+def test_command_line_prints_an_error_without_a_traceback(tmp_path: Path) -> None:
+    config = tmp_path / "stage.json"
+    config.write_text(json.dumps({"quality": {"min_duration": 0.5}}))
+    command = [sys.executable, "-m", "entropy_asr.corpora.manifest", "--config", config, "--kind", "jsonl"]
+    command += ["--corpus", tmp_path, "--split", "train", "--out", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and "train.jsonl: no such file" in done.stderr
+    assert "Traceback" not in done.stderr
+
+    soundfile.write(tmp_path / "a.wav", noise(2), RATE)
+    write_jsonl(tmp_path / "train.jsonl", [{"id": "a", "audio": "a.wav", "text": "hello", "language": "en"}])
+    assert "train: 1 utterances, 0.00 h; 0 excluded" in subprocess.check_output(command, text=True)
+    assert list(read_jsonl(tmp_path / "out/train.excluded.jsonl")) == []
