@@ -1,0 +1,102 @@
+"""Pronunciation: known words, rules for unknown ones, and one closed inventory."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from entropy_asr.errors import InputError
+from entropy_asr.text.normalize import normalize
+from entropy_asr.text.phonemes import (
+    inventory,
+    phonemize,
+    pronunciation_line,
+    read_tokens,
+    write_tokens,
+)
+
+INVENTORY = inventory()
+
+
+def test_inventory() -> None:
+    assert INVENTORY[0] == "<blk>"
+    assert len(INVENTORY) == len(set(INVENTORY)) == 1 + 39 + 21 + 36 * 5
+    english = [symbol for symbol in INVENTORY if symbol.isupper()]
+    assert len(english) == 39
+    assert not {symbol.lower() for symbol in english} & set(english)
+
+
+def test_tokens_file_round_trip(tmp_path) -> None:
+    write_tokens(tmp_path / "tokens.txt")
+    assert (tmp_path / "tokens.txt").read_text().splitlines()[:2] == ["<blk> 0", "AA 1"]
+    assert read_tokens(tmp_path / "tokens.txt") == {symbol: index for index, symbol in enumerate(INVENTORY)}
+    (tmp_path / "bad.txt").write_text("AA 0\n<blk> 1\n")
+    with pytest.raises(InputError, match="expected '<blk> 0'"):
+        read_tokens(tmp_path / "bad.txt")
+
+
+@pytest.mark.parametrize(
+    ("text", "phonemes"),
+    [
+        ("hello world", "HH AH L OW W ER L D"),
+        ("i'm", "AY M"),
+        ("你好", "n i2 h ao3"),  # third-tone sandhi
+        ("不是", "b u2 sh i4"),
+        ("一个", "i2 g e4"),
+        ("导航去北京大学", "d ao3 h ang2 q v4 b ei3 j ing1 d a4 x ve2"),
+        ("长城", "ch ang2 ch eng2"),
+        ("银行", "in2 h ang2"),
+        ("绿色女儿", "l v4 s e4 n v3 er2"),
+        ("优秀文队", "iou1 x iou4 uen2 d uei4"),
+        ("嗯好的", "en2 h ao3 d e5"),
+        ("播放 hello 吧", "b o1 f ang4 HH AH L OW b a5"),
+    ],
+)
+def test_known_pronunciations(text: str, phonemes: str) -> None:
+    assert pronunciation_line(text, "mixed") == phonemes
+    assert phonemize(text, "mixed").oov == []
+
+
+@pytest.mark.parametrize(
+    ("word", "phonemes"),
+    [
+        ("teslas", "T EH S L AH Z"),  # suffix, voiced
+        ("laptop's", "L AE P T AA P S"),  # suffix, voiceless
+        ("hashtagged", "HH AE SH T AE G D"),  # consonant undoubled
+        ("carplay", "K AA R P L EY"),  # compound
+        ("hsk", "EY CH EH S K EY"),  # no vowel: letter names
+        ("kroxel", "K R AA K S EH L"),  # spelling rules
+        ("xylor", "Z IH L AO R"),
+    ],
+)
+def test_rules_for_unknown_words(word: str, phonemes: str) -> None:
+    found = phonemize(word, "en")
+    assert " ".join(found.phonemes) == phonemes
+    assert found.oov == [word]
+
+
+def test_words_group_the_phonemes() -> None:
+    found = phonemize("播放 night 吧", "mixed")
+    assert found.words == [("播", ["b", "o1"]), ("放", ["f", "ang4"]), ("night", ["N", "AY", "T"]), ("吧", ["b", "a5"])]
+
+
+def test_a_character_without_a_reading_is_reported() -> None:
+    found = phonemize("去うた", "zh")
+    assert (found.phonemes, found.oov) == (["q", "v4"], ["う", "た"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet=st.one_of(st.characters(), st.characters(min_codepoint=0x4E00, max_codepoint=0x9FFF)), max_size=20))
+def test_any_text_stays_in_the_inventory(text: str) -> None:
+    found = phonemize(normalize(text, "mixed"), "mixed")
+    assert set(found.phonemes) <= set(INVENTORY[1:])
+    assert found.phonemes == [phoneme for _, phonemes in found.words for phoneme in phonemes]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz'", min_size=1, max_size=14))
+def test_every_latin_word_is_pronounced(word: str) -> None:
+    normalized = normalize(word, "en")
+    found = phonemize(normalized, "en")
+    assert set(found.phonemes) <= set(INVENTORY[1:])
+    assert len(found.words) == len(normalized.split())
+    assert all(phonemes for _, phonemes in found.words)
