@@ -1,0 +1,100 @@
+# From corpora to manifests, statistics, phonemes, tokenizer and the language model to start from.
+
+
+rule unpack_corpus:
+    # The corpus that ships with the repository: hashes verified, archives unpacked.
+    input:
+        sums=in_repo("data/embedded/SHA256SUMS"),
+        listing=in_repo("data/embedded/utterances.jsonl"),
+    output:
+        "results/audio/embedded/unpacked.json",
+    log:
+        "results/logs/unpack_corpus.log",
+    shell:
+        "python -m entropy_asr.corpora.unpack --corpus $(dirname {input.sums}) --out $(dirname {output}) 2>&1 | tee {log}"
+
+
+for name, corpus in CONFIG.data.corpora.items():
+
+    rule:
+        name:
+            f"manifests_{name}"
+        input:
+            # A recorded corpus lies outside the workflow: its listings are checked when the rule runs, not tracked.
+            config="results/config/manifests.json",
+            audio="results/audio/embedded/unpacked.json" if corpus.kind == "embedded" else [],
+        output:
+            cuts=expand("results/manifests/{corpus}/{split}.jsonl.gz", corpus=name, split=corpus.splits),
+            quality=expand("results/manifests/{corpus}/{split}.quality.json", corpus=name, split=corpus.splits),
+            excluded=expand("results/manifests/{corpus}/{split}.excluded.jsonl", corpus=name, split=corpus.splits),
+        params:
+            corpus=in_repo(corpus.path),
+            options=(
+                f"--kind {corpus.kind} "
+                + ("--audio results/audio/embedded " if corpus.kind == "embedded" else "")
+                + ("--synthetic " if corpus.synthetic else "")
+                + " ".join(f"--split {split}" for split in corpus.splits)
+            ),
+            out=f"results/manifests/{name}",
+        log:
+            f"results/logs/manifests/{name}.log",
+        shell:
+            "python -m entropy_asr.corpora.manifest --config {input.config} --corpus {params.corpus} {params.options}"
+            " --out {params.out} 2>&1 | tee {log}"
+
+
+rule feature_stats:
+    input:
+        config="results/config/feature_stats.json",
+        cuts=TRAIN,
+    output:
+        "results/features/stats.json",
+    log:
+        "results/logs/feature_stats.log",
+    shell:
+        "python -m entropy_asr.audio.features --config {input.config} $(printf -- '--cuts %s ' {input.cuts}) --out {output} 2>&1 | tee {log}"
+
+
+rule phonemes:
+    output:
+        "results/text/phonemes/tokens.txt",
+    log:
+        "results/logs/phonemes.log",
+    shell:
+        "python -m entropy_asr.text.phonemes --out {output} 2>&1 | tee {log}"
+
+
+rule tokenizer:
+    input:
+        config="results/config/tokenizer.json",
+        text=in_repo(CONFIG.data.lm_text) if CONFIG.data.lm_text else [],
+    output:
+        "results/text/tokenizer/tokenizer.json",
+    log:
+        "results/logs/tokenizer.log",
+    shell:
+        "python -m entropy_asr.text.tokenizer --config {input.config} --text {input.text} --out $(dirname {output}) 2>&1 | tee {log}"
+
+
+rule lm:
+    # The pretrained model's name; or, at the small scales, a language model trained here on the corpus's text.
+    input:
+        config="results/config/lm.json",
+        text=[] if CONFIG.llm.pretrained else in_repo(CONFIG.data.lm_text),
+        tokenizer=[] if CONFIG.llm.pretrained else "results/text/tokenizer/tokenizer.json",
+    output:
+        lm="results/text/lm/lm.json",
+        provenance="results/text/lm/provenance.json",
+        model=[] if CONFIG.llm.pretrained else ["results/text/lm/model.safetensors", "results/text/lm/train.jsonl"],
+    params:
+        source="" if CONFIG.llm.pretrained else f"--text {in_repo(CONFIG.data.lm_text)} --tokenizer results/text/tokenizer",
+        out=subpath(output.lm, parent=True),
+        running="results/state/lm",
+    log:
+        "results/logs/lm.log",
+    benchmark:
+        "results/benchmarks/lm.tsv"
+    priority: 5
+    threads: CONFIG.resources.cpus
+    shell:
+        "python -m entropy_asr.stages.lm --config {input.config} {params.source} --running {params.running} --out {params.out} 2>&1 | tee {log}"
