@@ -1,0 +1,269 @@
+"""Error rates from stored hypotheses: CER for Mandarin, WER for English, MER for mixed speech, PER for phonemes.
+
+Everything comes from the hypotheses file alone, so a score can be made again, by anyone, without audio or model. Both
+sides go through the one versioned normaliser; jiwer counts. With ``--errors`` it also writes the report that icefall
+users know: each utterance aligned, then tables of what is confused, dropped and invented.
+
+    python -m entropy_asr.evaluation.score --hyps decode/test.jsonl --out score.json --errors errors.txt
+
+A line of hypotheses: ``{id, language, reference, hypothesis, duration, decode_seconds}``, durations in seconds, with
+``speaker`` where it is known. ``language`` is ``en``, ``zh``, ``mixed``, or ``phonemes`` (symbols between spaces, not
+normalised). A file of several languages is scored in the mixed unit: hanzi and Latin words.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from entropy_asr.errors import InputError, friendly_exit
+from entropy_asr.files import atomic_write, read_jsonl, write_json
+from entropy_asr.text.normalize import NORMALIZER_VERSION, normalize
+from entropy_asr.text.scripts import tokens_for_scoring
+
+METRICS = {"en": "WER", "zh": "CER", "mixed": "MER", "phonemes": "PER"}
+_REQUIRED = ("id", "language", "reference", "hypothesis")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One utterance after normalisation and alignment.
+
+    Attributes:
+        pairs: reference and hypothesis token at each place of a minimal alignment; None where one side has nothing.
+        duration, decode_seconds: seconds; None where the file does not say.
+    """
+
+    id: str
+    speaker: str | None
+    pairs: list[tuple[str | None, str | None]]
+    duration: float | None
+    decode_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Errors of one or more utterances, in tokens."""
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    reference_tokens: int
+
+    @property
+    def errors(self) -> int:
+        """All three kinds together."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def rate(self) -> float | None:
+        """Errors per reference token; None where the reference has no token."""
+        return self.errors / self.reference_tokens if self.reference_tokens else None
+
+
+def tokens(text: str, language: str, unit: str) -> list[str]:
+    """Normalised scoring tokens of one side: ``language`` reads the digits, ``unit`` is what is counted."""
+    if unit == "phonemes":
+        return text.split()
+    return tokens_for_scoring(normalize(text, language), unit)
+
+
+def align(references: list[list[str]], hypotheses: list[list[str]]) -> list[list[tuple[str | None, str | None]]]:
+    """Minimal alignments by jiwer, one a sentence: pairs of (reference token, hypothesis token), None for a gap."""
+    import jiwer
+
+    output = jiwer.process_words([" ".join(side) for side in references], [" ".join(side) for side in hypotheses])
+    return [
+        [pair for chunk in chunks for pair in _pairs(chunk, reference, hypothesis)]
+        for chunks, reference, hypothesis in zip(output.alignments, references, hypotheses, strict=True)
+    ]
+
+
+def _pairs(chunk: Any, reference: list[str], hypothesis: list[str]) -> list[tuple[str | None, str | None]]:
+    left = reference[chunk.ref_start_idx : chunk.ref_end_idx]
+    right = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
+    if chunk.type == "insert":
+        return [(None, token) for token in right]
+    if chunk.type == "delete":
+        return [(token, None) for token in left]
+    return list(zip(left, right, strict=True))
+
+
+def count(pairs: list[tuple[str | None, str | None]]) -> Counts:
+    """Errors of an alignment."""
+    return Counts(
+        substitutions=sum(ref is not None and hyp is not None and ref != hyp for ref, hyp in pairs),
+        deletions=sum(hyp is None for _, hyp in pairs),
+        insertions=sum(ref is None for ref, _ in pairs),
+        reference_tokens=sum(ref is not None for ref, _ in pairs),
+    )
+
+
+def read_hypotheses(path: str | Path) -> tuple[str, list[Scored]]:
+    """The unit that a hypotheses file is scored in (a key of ``METRICS``) and its aligned utterances.
+
+    Raises:
+        InputError: the file is missing, empty or malformed, an id occurs twice, or phonemes are mixed with text.
+    """
+    rows = list(read_jsonl(path))
+    seen: set[str] = set()
+    for number, row in enumerate(rows, 1):
+        _check_row(row, f"{path}, hypothesis {number}")
+        if row["id"] in seen:
+            raise InputError(f"{path}, hypothesis {number}: id {row['id']!r} occurs twice; decode the test set once")
+        seen.add(row["id"])
+    languages = {row["language"] for row in rows}
+    if not rows:
+        raise InputError(f"{path}: no hypothesis in it; decode the test set again")
+    if "phonemes" in languages and len(languages) > 1:
+        raise InputError(f"{path}: phonemes and text in one file ({', '.join(sorted(languages))}); score them apart")
+    unit = languages.pop() if len(languages) == 1 else "mixed"
+    references = [tokens(row["reference"], row["language"], unit) for row in rows]
+    hypotheses = [tokens(row["hypothesis"], row["language"], unit) for row in rows]
+    return unit, [
+        Scored(row["id"], row.get("speaker"), pairs, row.get("duration"), row.get("decode_seconds"))
+        for row, pairs in zip(rows, align(references, hypotheses), strict=True)
+    ]
+
+
+def _check_row(row: dict[str, Any], where: str) -> None:
+    for key in _REQUIRED:
+        if not isinstance(row.get(key), str):
+            raise InputError(f"{where}: key '{key}' is {row.get(key)!r}, expected text; keys: {', '.join(_REQUIRED)}")
+    if row["language"] not in METRICS:
+        raise InputError(f"{where}: language is {row['language']!r}, expected one of {', '.join(METRICS)}")
+
+
+def summarize(unit: str, utterances: list[Scored]) -> dict[str, Any]:
+    """The score: rate as errors per reference token, counts in tokens, real-time factor in seconds per second.
+
+    Raises:
+        InputError: no reference has a token, so there is no rate.
+    """
+    total = count([pair for item in utterances for pair in item.pairs])
+    if total.rate is None:
+        raise InputError("no reference has a word after normalisation; an error rate needs at least one")
+    timed = [item for item in utterances if item.duration and item.decode_seconds is not None]
+    seconds = sum(item.duration for item in timed)
+    score = {
+        "metric": METRICS[unit],
+        "value": total.rate,
+        "substitutions": total.substitutions,
+        "deletions": total.deletions,
+        "insertions": total.insertions,
+        "reference_tokens": total.reference_tokens,
+        "utterances": len(utterances),
+        "utterances_with_errors": sum(count(item.pairs).errors > 0 for item in utterances),
+        "normalizer_version": None if unit == "phonemes" else NORMALIZER_VERSION,
+        "audio_seconds": round(seconds, 3),
+        "rtf": sum(item.decode_seconds for item in timed) / seconds if timed else None,
+    }
+    speakers = defaultdict(list)
+    for item in utterances:
+        if item.speaker is not None:
+            speakers[item.speaker] += item.pairs
+    if speakers:
+        score["per_speaker"] = {name: _speaker(count(pairs)) for name, pairs in sorted(speakers.items())}
+    return score
+
+
+def _speaker(counts: Counts) -> dict[str, Any]:
+    return {"value": counts.rate, "errors": counts.errors, "reference_tokens": counts.reference_tokens}
+
+
+def error_report(unit: str, utterances: list[Scored]) -> str:
+    """Alignments and confusion tables as text, in the layout of icefall's ``write_error_stats``."""
+    pairs = [pair for item in utterances for pair in item.pairs]
+    total = count(pairs)
+    rate = "undefined" if total.rate is None else f"{100 * total.rate:.2f}%"
+    correct = total.reference_tokens - total.substitutions - total.deletions
+    substituted = Counter((ref, hyp) for ref, hyp in pairs if ref is not None and hyp is not None and ref != hyp)
+    deleted = Counter(ref for ref, hyp in pairs if ref is not None and hyp is None)
+    inserted = Counter(hyp for ref, hyp in pairs if hyp is not None and ref is None)
+    lines = [
+        f"{METRICS[unit]} = {rate}",
+        f"Errors: {total.insertions} insertions, {total.deletions} deletions, {total.substitutions} substitutions, "
+        f"over {total.reference_tokens} reference tokens ({correct} correct)",
+        "Below: PER-UTT DETAILS, SUBSTITUTIONS, DELETIONS, INSERTIONS, PER-TOKEN STATS",
+        "",
+        "PER-UTT DETAILS: correct tokens, or (reference->hypothesis)",
+        *(f"{item.id}:\t{marked(item.pairs)}" for item in utterances),
+        "",
+        "SUBSTITUTIONS: count, reference -> hypothesis",
+        *(f"{number}\t{ref} -> {hyp}" for (ref, hyp), number in _ranked(substituted)),
+        "",
+        "DELETIONS: count, reference",
+        *(f"{number}\t{token}" for token, number in _ranked(deleted)),
+        "",
+        "INSERTIONS: count, hypothesis",
+        *(f"{number}\t{token}" for token, number in _ranked(inserted)),
+        "",
+        "PER-TOKEN STATS: token, correct, errors, in reference, in hypothesis",
+        *_per_token(pairs),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def marked(pairs: list[tuple[str | None, str | None]]) -> str:
+    """An alignment in one line; neighbouring errors share one bracket, ``*`` stands for nothing."""
+    parts = []
+    for is_correct, group in groupby(pairs, key=lambda pair: pair[0] == pair[1]):
+        members = list(group)
+        left = " ".join(ref for ref, _ in members if ref is not None)
+        right = " ".join(hyp for _, hyp in members if hyp is not None)
+        parts.append(left if is_correct else f"({left or '*'}->{right or '*'})")
+    return " ".join(parts)
+
+
+def _per_token(pairs: list[tuple[str | None, str | None]]) -> list[str]:
+    """One line a token of either side, the most wrong first."""
+    correct: Counter[str] = Counter()
+    in_reference: Counter[str] = Counter()
+    in_hypothesis: Counter[str] = Counter()
+    for ref, hyp in pairs:
+        if ref is not None:
+            in_reference[ref] += 1
+            correct[ref] += ref == hyp
+        if hyp is not None:
+            in_hypothesis[hyp] += 1
+    wrong = {
+        token: in_reference[token] + in_hypothesis[token] - 2 * correct[token]
+        for token in in_reference.keys() | in_hypothesis.keys()
+    }
+    order = sorted(wrong, key=lambda token: (-wrong[token], token))
+    return [f"{t}\t{correct[t]}\t{wrong[t]}\t{in_reference[t]}\t{in_hypothesis[t]}" for t in order]
+
+
+def _ranked(counts: Counter) -> list[tuple[Any, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+@friendly_exit()
+def main(
+    hyps: Path = typer.Option(..., help="hypotheses, JSON lines"),
+    out: Path = typer.Option(..., help="score to write, JSON"),
+    errors: Path | None = typer.Option(None, help="alignments and confusion tables to write, text"),
+) -> None:
+    """Score stored hypotheses."""
+    unit, utterances = read_hypotheses(hyps)
+    score = summarize(unit, utterances)
+    if errors is not None:
+        atomic_write(errors, error_report(unit, utterances))
+    write_json(out, score)
+    print(
+        f"{hyps.name}: {score['metric']} {100 * score['value']:.2f}% ({score['substitutions']} substitutions, "
+        f"{score['deletions']} deletions, {score['insertions']} insertions; {score['reference_tokens']} tokens)"
+    )
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,156 @@
+"""Scores against counts made by hand, and against two independent implementations."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jiwer
+import kaldialign
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from entropy_asr.errors import InputError
+from entropy_asr.evaluation.score import align, count, error_report, marked, read_hypotheses, summarize
+from entropy_asr.files import write_jsonl
+
+
+def row(reference: str, hypothesis: str, language: str = "en", **more) -> dict:
+    return {"id": f"u{hash((reference, hypothesis)) % 10**9}", "language": language, "reference": reference} | {
+        "hypothesis": hypothesis,
+        "duration": 2.0,
+        "decode_seconds": 0.5,
+        **more,
+    }
+
+
+def score(path: Path, rows: list[dict]) -> dict:
+    write_jsonl(path / "hyps.jsonl", rows)
+    return summarize(*read_hypotheses(path / "hyps.jsonl"))
+
+
+KNOWN = [
+    # reference, hypothesis, language, metric, substitutions, deletions, insertions, reference tokens
+    ("call me now", "call me now", "en", "WER", 0, 0, 0, 3),
+    ("Call me, at 5!", "call me at five", "en", "WER", 0, 0, 0, 4),
+    ("call me now", "call him now", "en", "WER", 1, 0, 0, 3),
+    ("call me now", "call now", "en", "WER", 0, 1, 0, 3),
+    ("call me now", "please call me right now", "en", "WER", 0, 0, 2, 3),
+    ("call me now", "", "en", "WER", 0, 3, 0, 3),
+    ("导航去北京。", "导航去 北京", "zh", "CER", 0, 0, 0, 5),
+    ("导航去北京", "导航到南京吧", "zh", "CER", 2, 0, 1, 5),
+    ("2个苹果", "两个苹果", "zh", "CER", 0, 0, 0, 4),
+    ("播放Night Train", "播放 night rain", "mixed", "MER", 1, 0, 0, 4),
+    ("播放Night Train吧", "放 night train", "mixed", "MER", 0, 2, 0, 5),
+    ("b o1 f ang4 B", "b o2 f ang4", "phonemes", "PER", 1, 1, 0, 5),
+]
+
+
+@pytest.mark.parametrize(("reference", "hypothesis", "language", "metric", "sub", "dele", "ins", "length"), KNOWN)
+def test_known_counts(tmp_path, reference, hypothesis, language, metric, sub, dele, ins, length) -> None:
+    found = score(tmp_path, [row(reference, hypothesis, language)])
+    assert found["metric"] == metric
+    assert [found[key] for key in ("substitutions", "deletions", "insertions", "reference_tokens")] == [sub, dele, ins, length]
+    assert found["value"] == pytest.approx((sub + dele + ins) / length)
+
+
+def test_corpus_rate_is_over_all_tokens_not_a_mean_of_rates(tmp_path) -> None:
+    found = score(tmp_path, [row("a b c d e f g h i", "a b c d e f g h i"), row("x", "y z")])
+    assert found["value"] == pytest.approx(2 / 10)
+    assert (found["utterances"], found["utterances_with_errors"]) == (2, 1)
+
+
+def test_real_time_factor_and_speakers(tmp_path) -> None:
+    rows = [row("a b", "a b", speaker="s1"), row("c d", "c", speaker="s2", duration=8.0, decode_seconds=1.0)]
+    found = score(tmp_path, rows)
+    assert found["rtf"] == pytest.approx(1.5 / 10)
+    assert found["audio_seconds"] == 10.0
+    assert found["per_speaker"]["s2"] == {"value": 0.5, "errors": 1, "reference_tokens": 2}
+
+
+def test_an_empty_reference_costs_its_insertions(tmp_path) -> None:
+    found = score(tmp_path, [row("", "hello there"), row("a", "a")])
+    assert (found["insertions"], found["reference_tokens"], found["value"]) == (2, 1, 2.0)
+
+
+def test_a_phoneme_score_names_no_normaliser(tmp_path) -> None:
+    assert score(tmp_path, [row("B b", "b b", "phonemes")])["normalizer_version"] is None
+    assert score(tmp_path, [row("a", "a")])["normalizer_version"] == "1"
+
+
+def test_several_languages_are_scored_in_the_mixed_unit(tmp_path) -> None:
+    found = score(tmp_path, [row("你好", "你好", "zh"), row("good day", "good", "en")])
+    assert (found["metric"], found["reference_tokens"], found["deletions"]) == ("MER", 4, 1)
+
+
+TOKENS = st.lists(st.sampled_from("abcd"), max_size=12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(TOKENS, TOKENS), min_size=1, max_size=5))
+def test_errors_agree_with_jiwer_and_kaldialign(sentences) -> None:
+    references, hypotheses = [list(side) for side in zip(*sentences, strict=True)]
+    alignments = align(references, hypotheses)
+    total = count([pair for pairs in alignments for pair in pairs])
+    assert total.errors == sum(kaldialign.edit_distance(ref, hyp)["total"] for ref, hyp in sentences)
+    if total.reference_tokens:
+        output = jiwer.process_words([" ".join(ref) for ref in references], [" ".join(hyp) for hyp in hypotheses])
+        assert total.rate == pytest.approx(output.wer)
+        assert (total.substitutions, total.deletions, total.insertions) == (
+            output.substitutions,
+            output.deletions,
+            output.insertions,
+        )
+    for (reference, hypothesis), pairs in zip(sentences, alignments, strict=True):
+        assert [ref for ref, _ in pairs if ref is not None] == reference
+        assert [hyp for _, hyp in pairs if hyp is not None] == hypothesis
+
+
+def test_error_report(tmp_path) -> None:
+    rows = [row("call me now", "call him now please", id="u1"), row("call me", "call him", id="u2"), row("go on", "go", id="u3")]
+    write_jsonl(tmp_path / "hyps.jsonl", rows)
+    text = error_report(*read_hypotheses(tmp_path / "hyps.jsonl"))
+    assert text.startswith("WER = 57.14%\nErrors: 1 insertions, 1 deletions, 2 substitutions, over 7 reference tokens (4 correct)")
+    for line in (
+        "u1:\tcall (me->him) now (*->please)",
+        "u3:\tgo (on->*)",
+        "2\tme -> him",
+        "1\ton",
+        "1\tplease",
+        "me\t0\t2\t2\t0",
+        "call\t2\t0\t2\t2",
+    ):
+        assert line in text.splitlines()
+
+
+def test_marked_joins_neighbouring_errors() -> None:
+    assert marked([("a", "x"), ("b", None), ("c", "c"), (None, "d")]) == "(a b->x) c (*->d)"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "no hypothesis in it"),
+        ([row("a", "b", id="x"), row("a", "b", id="x")], "hypothesis 2: id 'x' occurs twice"),
+        ([row("a", "b", "fr")], "language is 'fr', expected one of en, zh, mixed, phonemes"),
+        ([row("a", "b") | {"hypothesis": None}], "key 'hypothesis' is None, expected text"),
+        ([row("a", "b"), row("B", "b", "phonemes")], "phonemes and text in one file"),
+        ([row("?!", "b")], "no reference has a word"),
+    ],
+)
+def test_bad_hypotheses_are_refused(tmp_path, rows, message) -> None:
+    with pytest.raises(InputError, match=message):
+        score(tmp_path, rows)
+
+
+def test_command_line(tmp_path) -> None:
+    write_jsonl(tmp_path / "h.jsonl", [row("call me now", "call now")])
+    command = [sys.executable, "-m", "entropy_asr.evaluation.score", "--hyps", tmp_path / "h.jsonl"]
+    command += ["--out", tmp_path / "score.json", "--errors", tmp_path / "errors.txt"]
+    assert "WER 33.33% (0 substitutions, 1 deletions, 0 insertions; 3 tokens)" in subprocess.check_output(command, text=True)
+    assert json.loads((tmp_path / "score.json").read_text())["deletions"] == 1
+    assert "call (me->*) now" in (tmp_path / "errors.txt").read_text()
+    done = subprocess.run([*command[:4], tmp_path / "no.jsonl", *command[5:]], capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "no.jsonl: no such file" in done.stderr
