@@ -269,7 +269,7 @@ class Config(Section):
 # What each stage may read. A change in any other section does not run the stage again.
 STAGE_SECTIONS: dict[str, list[str]] = {
     "manifests": ["quality"],
-    "tokenizer": ["llm"],
+    "tokenizer": ["llm", "prompt"],
     "feature_stats": ["features"],
     "lm": ["llm", "prompt"],
     "pretrain": ["features", "augment", "encoder", "ctc", "pretrain", "cka", "engine"],

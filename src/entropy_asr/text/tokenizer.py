@@ -137,12 +137,15 @@ def build(config: str | Path, text: str | Path, out: str | Path) -> None:
     """Train on a text file and its pronunciation, and write the tokenizer folder."""
     from entropy_asr.config import load_stage
 
-    vocab_size = load_stage(config).llm.scratch.vocab_size
+    settings = load_stage(config)
+    vocab_size = settings.llm.scratch.vocab_size
     sentences = read_sentences(text)
     if not sentences:
         raise InputError(f"{text}: no sentence in it; expected JSON lines with text and language")
     spoken = [phonemize(sentence, language).phonemes for sentence, language in sentences]
     lines = [sentence for sentence, _ in sentences] + [" ".join(phonemes) for phonemes in spoken]
+    # The words of the chat around each sentence, as often as they will be read: a unit each, as in a web-scale tokenizer.
+    lines += [f"system\n{settings.prompt.system}", "user\n", "assistant\n"] * len(sentences)
     tokenizer = train_tokenizer(lines, vocab_size, {phoneme for phonemes in spoken for phoneme in phonemes})
     save_tokenizer(tokenizer, out)
     print(f"tokenizer: {tokenizer.get_vocab_size()} units from {len(sentences)} sentences and their phonemes")
@@ -154,7 +157,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 @friendly_exit()
 def main(
-    config: Path = typer.Option(..., help="stage JSON with llm.scratch.vocab_size"),
+    config: Path = typer.Option(..., help="stage JSON with the llm and prompt sections"),
     text: Path = typer.Option(..., help="JSONL(.gz) of {language, text}"),
     out: Path = typer.Option(..., help="folder to write"),
 ) -> None:

@@ -1,0 +1,37 @@
+# The commands that must always work. Each makes the environment first, if it is not there.
+PYTHON ?= python3
+CORES ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+
+.PHONY: reproduce test test-slow smoke lint clean
+
+reproduce: $(READY)  ## the default scale (mini), from audio to report
+	$(RUN) snakemake --cores $(CORES) all
+	$(RUN) entropy-asr show results
+
+smoke: $(READY)  ## the same workflow, a few minutes, its own results in runs/smoke
+	mkdir -p runs/smoke
+	$(RUN) snakemake --cores $(CORES) --configfile config/smoke.yaml --directory runs/smoke all
+	$(RUN) entropy-asr show runs/smoke/results
+
+test: $(READY)
+	$(RUN) pytest -n $(CORES) -m "not slow"
+
+test-slow: $(READY)
+	$(RUN) pytest -m slow
+
+lint: $(READY)
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[slurm,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs
