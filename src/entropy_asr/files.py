@@ -21,7 +21,7 @@ from entropy_asr.errors import InputError
 
 
 def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> Path:
-    """Write ``content`` (text as UTF-8) to ``path``, making its directory; the old file stays until the new is whole."""
+    """Write ``content`` (text as UTF-8) to ``path``, making its directory; the old file stays until then."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode("utf-8") if isinstance(content, str) else content

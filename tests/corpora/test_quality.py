@@ -65,8 +65,8 @@ def make(corpus: Path, split: str, rows: list[dict]) -> None:
     """Write a split; each row gets an id, and a good file where it names none."""
     corpus.mkdir(exist_ok=True)
     write(corpus / "good.wav", noise(2))
-    filled = [{"id": f"{split}-{i}", "audio": "good.wav", "text": "hello", "language": "en", **row} for i, row in enumerate(rows)]
-    write_jsonl(corpus / f"{split}.jsonl", filled)
+    good = {"audio": "good.wav", "text": "hello", "language": "en"}
+    write_jsonl(corpus / f"{split}.jsonl", [{"id": f"{split}-{i}", **good, **row} for i, row in enumerate(rows)])
 
 
 def reasons(out: Path, split: str) -> dict[str, str]:

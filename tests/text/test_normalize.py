@@ -96,7 +96,8 @@ MIXED = {
     "3 apples 给我": "three apples 给我",
     "你 好 world": "你好 world",
 }
-CASES = [(text, language, spoken) for language, table in (("en", ENGLISH), ("zh", MANDARIN), ("mixed", MIXED)) for text, spoken in table.items()]
+TABLES = {"en": ENGLISH, "zh": MANDARIN, "mixed": MIXED}
+CASES = [(text, language, spoken) for language, table in TABLES.items() for text, spoken in table.items()]
 LANGUAGES = ("en", "zh", "mixed")
 
 
@@ -125,7 +126,8 @@ def test_spoken_english_passes_unchanged(text: str) -> None:
 
 TEXT = st.text(
     alphabet=st.one_of(
-        st.sampled_from("abcXYZ 0123456789.,:;-/%$°'’&@+点一二年月日号導北去播放çé①Ⅷ℃〇kms\u00ad\u0301"), st.characters()
+        st.sampled_from("abcXYZ 0123456789.,:;-/%$°'’&@+点一二年月日号導北去播放çé①Ⅷ℃〇kms\u00ad\u0301"),
+        st.characters(),
     ),
     max_size=40,
 )
@@ -147,7 +149,8 @@ def test_unknown_language() -> None:
 
 
 def test_importing_and_spoken_text_load_no_grammar() -> None:
-    code = "import sys; from entropy_asr.text.normalize import normalize; normalize('hello', 'en'); sys.exit('wetext' in sys.modules)"
+    code = "import sys; from entropy_asr.text.normalize import normalize; normalize('hello', 'en'); "
+    code += "sys.exit('wetext' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

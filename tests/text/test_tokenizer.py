@@ -20,7 +20,7 @@ ZH = ["导航去北京大学", "给李明打电话", "播放周杰伦的青花�
 def make(folder: Path, vocab_size: int = 700) -> Path:
     rows = [{"text": text, "language": "en"} for text in EN] + [{"text": text, "language": "zh"} for text in ZH]
     write_jsonl(folder / "lm_text.jsonl.gz", rows)
-    (folder / "stage.json").write_text(json.dumps({"llm": {"scratch": {"vocab_size": vocab_size}}}))
+    (folder / "stage.json").write_text(json.dumps({"llm": {"scratch": {"vocab_size": vocab_size}}, "prompt": {}}))
     build(folder / "stage.json", folder / "lm_text.jsonl.gz", folder / "tokenizer")
     return folder / "tokenizer"
 
@@ -82,7 +82,8 @@ def test_a_vocabulary_too_small_says_which_key() -> None:
 
 def test_training_text(tmp_path: Path) -> None:
     path = tmp_path / "text.jsonl"
-    write_jsonl(path, [{"text": "At 5.", "language": "en"}, {"text": "at five", "language": "en"}, {"text": "?", "language": "zh"}])
+    lines = [("At 5.", "en"), ("at five", "en"), ("?", "zh")]
+    write_jsonl(path, [{"text": text, "language": language} for text, language in lines])
     assert read_sentences(path) == [("at five", "en")]
     write_jsonl(path, [{"text": "x", "language": "fr"}])
     with pytest.raises(InputError, match=r"line 1: found .*\"fr\".* expected"):

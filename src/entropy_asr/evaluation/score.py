@@ -17,7 +17,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
@@ -26,7 +26,8 @@ from entropy_asr.files import atomic_write, read_jsonl, write_json
 from entropy_asr.text.normalize import NORMALIZER_VERSION, normalize
 from entropy_asr.text.scripts import tokens_for_scoring
 
-METRICS = {"en": "WER", "zh": "CER", "mixed": "MER", "phonemes": "PER"}
+Unit = Literal["en", "zh", "mixed", "phonemes"]
+METRICS: dict[Unit, str] = {"en": "WER", "zh": "CER", "mixed": "MER", "phonemes": "PER"}
 _REQUIRED = ("id", "language", "reference", "hypothesis")
 
 
@@ -66,9 +67,9 @@ class Counts:
         return self.errors / self.reference_tokens if self.reference_tokens else None
 
 
-def tokens(text: str, language: str, unit: str) -> list[str]:
+def tokens(text: str, language: Unit, unit: Unit) -> list[str]:
     """Normalised scoring tokens of one side: ``language`` reads the digits, ``unit`` is what is counted."""
-    if unit == "phonemes":
+    if language == "phonemes" or unit == "phonemes":
         return text.split()
     return tokens_for_scoring(normalize(text, language), unit)
 
@@ -104,7 +105,7 @@ def count(pairs: list[tuple[str | None, str | None]]) -> Counts:
     )
 
 
-def read_hypotheses(path: str | Path) -> tuple[str, list[Scored]]:
+def read_hypotheses(path: str | Path) -> tuple[Unit, list[Scored]]:
     """The unit that a hypotheses file is scored in (a key of ``METRICS``) and its aligned utterances.
 
     Raises:
@@ -122,7 +123,7 @@ def read_hypotheses(path: str | Path) -> tuple[str, list[Scored]]:
         raise InputError(f"{path}: no hypothesis in it; decode the test set again")
     if "phonemes" in languages and len(languages) > 1:
         raise InputError(f"{path}: phonemes and text in one file ({', '.join(sorted(languages))}); score them apart")
-    unit = languages.pop() if len(languages) == 1 else "mixed"
+    unit: Unit = languages.pop() if len(languages) == 1 else "mixed"
     references = [tokens(row["reference"], row["language"], unit) for row in rows]
     hypotheses = [tokens(row["hypothesis"], row["language"], unit) for row in rows]
     return unit, [
@@ -139,7 +140,7 @@ def _check_row(row: dict[str, Any], where: str) -> None:
         raise InputError(f"{where}: language is {row['language']!r}, expected one of {', '.join(METRICS)}")
 
 
-def summarize(unit: str, utterances: list[Scored]) -> dict[str, Any]:
+def summarize(unit: Unit, utterances: list[Scored]) -> dict[str, Any]:
     """The score: rate as errors per reference token, counts in tokens, real-time factor in seconds per second.
 
     Raises:
@@ -148,9 +149,9 @@ def summarize(unit: str, utterances: list[Scored]) -> dict[str, Any]:
     total = count([pair for item in utterances for pair in item.pairs])
     if total.rate is None:
         raise InputError("no reference has a word after normalisation; an error rate needs at least one")
-    timed = [item for item in utterances if item.duration and item.decode_seconds is not None]
-    seconds = sum(item.duration for item in timed)
-    score = {
+    timed = [(item.duration, item.decode_seconds) for item in utterances if item.duration and item.decode_seconds]
+    audio, decoding = sum(seconds for seconds, _ in timed), sum(seconds for _, seconds in timed)
+    score: dict[str, Any] = {
         "metric": METRICS[unit],
         "value": total.rate,
         "substitutions": total.substitutions,
@@ -160,10 +161,10 @@ def summarize(unit: str, utterances: list[Scored]) -> dict[str, Any]:
         "utterances": len(utterances),
         "utterances_with_errors": sum(count(item.pairs).errors > 0 for item in utterances),
         "normalizer_version": None if unit == "phonemes" else NORMALIZER_VERSION,
-        "audio_seconds": round(seconds, 3),
-        "rtf": sum(item.decode_seconds for item in timed) / seconds if timed else None,
+        "audio_seconds": round(audio, 3),
+        "rtf": decoding / audio if timed else None,
     }
-    speakers = defaultdict(list)
+    speakers: defaultdict[str, list[tuple[str | None, str | None]]] = defaultdict(list)
     for item in utterances:
         if item.speaker is not None:
             speakers[item.speaker] += item.pairs
@@ -176,7 +177,7 @@ def _speaker(counts: Counts) -> dict[str, Any]:
     return {"value": counts.rate, "errors": counts.errors, "reference_tokens": counts.reference_tokens}
 
 
-def error_report(unit: str, utterances: list[Scored]) -> str:
+def error_report(unit: Unit, utterances: list[Scored]) -> str:
     """Alignments and confusion tables as text, in the layout of icefall's ``write_error_stats``."""
     pairs = [pair for item in utterances for pair in item.pairs]
     total = count(pairs)

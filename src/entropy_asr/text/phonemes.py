@@ -8,9 +8,10 @@ and icefall's Mandarin recipes (initials and toned finals) beside CMUdict's phon
 English words come from CMUdict (first pronunciation). A word that is not in it is built, in this order:
 
 1. a known word with a suffix ``'s s es ed ing er est ly``, with the voicing that English gives it, and e-dropping,
-   doubling (stopped) and y-to-i (cities) undone;
-2. two or three known words of at least three letters joined (``sunroof``), the split whose shortest part is longest;
-3. up to five letters without a vowel: spelled by letter names (``hvac`` has one, ``tv`` has none);
+   doubling (stopped) and y-to-i (cities) undone; or with the prefix ``re`` or ``un``;
+2. two or three known words of at least three letters joined (``carplay``), the split whose shortest part is longest,
+   and no part but the last in s if that can be (``sun-shade``, not ``suns-hade``);
+3. up to five letters without a vowel: spelled by letter names (``hsk``);
 4. letter by letter-group spelling rules: rough, always the same.
 
 Every such word is listed as out of vocabulary, so quality control can show what was guessed.
@@ -43,34 +44,29 @@ from entropy_asr.text.scripts import Language, has_hanzi, script_runs
 PHONEMES_VERSION = "1"
 BLANK = "<blk>"
 
-ARPABET = (
-    "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH"
-).split()
-INITIALS = "b p m f d t n l g k h j q x zh ch sh r z c s".split()
-FINALS = (
+_ARPABET = "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH"
+_INITIALS = "b p m f d t n l g k h j q x zh ch sh r z c s"
+_FINALS = (
     "a o e ai ei ao ou an en ang eng er i ia ie iao iou ian in iang ing iong u ua uo uai uei uan uen uang ueng ong "
     "v ve van vn"
-).split()
+)
+ARPABET, INITIALS, FINALS = _ARPABET.split(), _INITIALS.split(), _FINALS.split()
 TONES = "12345"
 
 _SYLLABIC = {
     "n": ("", "en"), "ng": ("", "en"), "m": ("m", "u"), "hm": ("h", "en"), "hng": ("h", "eng"), "ê": ("", "ei"),
 }  # fmt: skip
-_VOWEL_PHONES = frozenset("AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split())
-_SIBILANTS = frozenset("S Z SH ZH CH JH".split())
-_VOICELESS = frozenset("P T K F TH S SH CH".split())
+_VOWEL_PHONES = frozenset(["AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"])
+_SIBILANTS = frozenset(["S", "Z", "SH", "ZH", "CH", "JH"])
+_VOICELESS = frozenset(["P", "T", "K", "F", "TH", "S", "SH", "CH"])
 _SHORTEST_PART = 3
 _LONGEST_SPELLED = 5
 
-_LETTER_NAMES = {
-    letter: name.split()
-    for letter, name in zip(
-        "abcdefghijklmnopqrstuvwxyz",
-        "EY/B IY/S IY/D IY/IY/EH F/JH IY/EY CH/AY/JH EY/K EY/EH L/EH M/EH N/OW/P IY/K Y UW/AA R/EH S/T IY/Y UW/V IY/"
-        "D AH B AH L Y UW/EH K S/W AY/Z IY".split("/"),
-        strict=True,
-    )
-}
+_LETTER_SOUNDS = (
+    "EY/B IY/S IY/D IY/IY/EH F/JH IY/EY CH/AY/JH EY/K EY/EH L/EH M/EH N/OW/P IY/K Y UW/AA R/EH S/T IY/Y UW/V IY/"
+    "D AH B AH L Y UW/EH K S/W AY/Z IY"
+)
+_LETTER_NAMES = dict(zip("abcdefghijklmnopqrstuvwxyz", map(str.split, _LETTER_SOUNDS.split("/")), strict=True))
 # Longest spelling first at each position; ^ marks the start of the word, $ its end.
 _SPELLINGS = {
     "tion$": "SH AH N", "tions$": "SH AH N Z", "sion$": "ZH AH N", "ture$": "CH ER", "ough": "AO", "augh": "AO",
@@ -181,15 +177,12 @@ def _hanzi(run: str) -> list[tuple[str, list[str]]]:
     """Each hanzi of a run with its initial (if any) and toned final; nothing for a character without a reading."""
     from pypinyin import Style, lazy_pinyin
 
-    options = {"tone_sandhi": True, "neutral_tone_with_five": True, "strict": True, "errors": _no_reading}
-    whole = lazy_pinyin(run, style=Style.TONE3, **options)
-    initials = lazy_pinyin(run, style=Style.INITIALS, **options)
-    finals = lazy_pinyin(run, style=Style.FINALS_TONE3, **options)
+    whole, initials, finals = (
+        # A character without a reading comes back as itself, in its place, and is no syllable.
+        lazy_pinyin(run, style, list, strict=True, neutral_tone_with_five=True, tone_sandhi=True)  # type: ignore[arg-type]
+        for style in (Style.TONE3, Style.INITIALS, Style.FINALS_TONE3)
+    )
     return [(hanzi, _syllable(*parts)) for hanzi, *parts in zip(run, whole, initials, finals, strict=True)]
-
-
-def _no_reading(text: str) -> list[str]:
-    return ["" for _ in text]
 
 
 def _syllable(whole: str, initial: str, final: str) -> list[str]:
@@ -222,12 +215,12 @@ def _word(word: str) -> tuple[tuple[str, ...], bool]:
     if known:
         return known, True
     letters = re.sub("[^a-z']", "", word)
-    guess = _with_suffix(letters) or _compound(letters) or _spelled(letters.replace("'", ""))
+    guess = _with_affix(letters) or _compound(letters) or _spelled(letters.replace("'", ""))
     return tuple(guess), False
 
 
-def _with_suffix(word: str) -> tuple[str, ...] | None:
-    """A dictionary word and one suffix: rule 1."""
+def _with_affix(word: str) -> tuple[str, ...] | None:
+    """A dictionary word and one affix: rule 1."""
     for suffix, sound in (("'s", _plural), ("s'", _plural), ("es", _plural), ("s", _plural), ("ed", _past)):
         stem = _stem(word, suffix)
         if stem:
@@ -236,6 +229,10 @@ def _with_suffix(word: str) -> tuple[str, ...] | None:
         stem = _stem(word, suffix)
         if stem:
             return stem + tuple(phones.split())
+    for prefix, phones in (("re", "R IY"), ("un", "AH N")):
+        stem = _dictionary().get(word.removeprefix(prefix)) if word.startswith(prefix) else None
+        if stem:
+            return (*phones.split(), *stem)
     return None
 
 
@@ -269,9 +266,10 @@ def _compound(word: str) -> tuple[str, ...] | None:
         for cuts in combinations(range(1, len(word)), count - 1):
             parts = [word[start:end] for start, end in pairwise((0, *cuts, len(word)))]
             if min(map(len, parts)) >= _SHORTEST_PART and all(_dictionary().get(part) for part in parts):
-                splits.append((min(map(len, parts)), parts))
+                plain = not any(part.endswith("s") for part in parts[:-1])
+                splits.append((plain, min(map(len, parts)), parts))
         if splits:
-            _, parts = max(splits)
+            *_, parts = max(splits)
             return tuple(phone for part in parts for phone in _dictionary()[part])
     return None
 

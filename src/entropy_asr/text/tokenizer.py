@@ -20,6 +20,7 @@ import typer
 from entropy_asr.errors import InputError, friendly_exit
 from entropy_asr.files import atomic_write, read_jsonl, write_json
 from entropy_asr.text.phonemes import FINALS, phonemize
+from entropy_asr.text.scripts import Language
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -113,7 +114,7 @@ def save_tokenizer(tokenizer: Tokenizer, out: str | Path) -> None:
     )
 
 
-def read_sentences(path: str | Path) -> list[tuple[str, str]]:
+def read_sentences(path: str | Path) -> list[tuple[str, Language]]:
     """Distinct ``(normalised text, language)`` of a JSONL file of ``{language, text}``, in order.
 
     Raises:
@@ -121,7 +122,7 @@ def read_sentences(path: str | Path) -> list[tuple[str, str]]:
     """
     from entropy_asr.text.normalize import normalize
 
-    sentences: dict[tuple[str, str], None] = {}
+    sentences: dict[tuple[str, Language], None] = {}
     for number, row in enumerate(read_jsonl(path), 1):
         text, language = row.get("text"), row.get("language")
         if not isinstance(text, str) or language not in ("en", "zh", "mixed"):
@@ -144,7 +145,7 @@ def build(config: str | Path, text: str | Path, out: str | Path) -> None:
         raise InputError(f"{text}: no sentence in it; expected JSON lines with text and language")
     spoken = [phonemize(sentence, language).phonemes for sentence, language in sentences]
     lines = [sentence for sentence, _ in sentences] + [" ".join(phonemes) for phonemes in spoken]
-    # The words of the chat around each sentence, as often as they will be read: a unit each, as in a web-scale tokenizer.
+    # The words of the chat, as often as they will be read: a unit each, as in a web-scale tokenizer.
     lines += [f"system\n{settings.prompt.system}", "user\n", "assistant\n"] * len(sentences)
     tokenizer = train_tokenizer(lines, vocab_size, {phoneme for phonemes in spoken for phoneme in phonemes})
     save_tokenizer(tokenizer, out)
