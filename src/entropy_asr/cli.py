@@ -1,0 +1,94 @@
+"""The command line for people: look at results, check a config, transcribe a file.
+
+    entropy-asr config check config/mini.yaml
+    entropy-asr show results
+    entropy-asr transcribe results/systems/ours/seed-1/joint_sft my.wav
+
+Stages and evaluations are commands of their own modules (`python -m entropy_asr.stages.align --help`); the workflow calls those.
+"""
+
+from pathlib import Path
+
+import typer
+
+from entropy_asr.errors import InputError, friendly_exit
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
+config_app = typer.Typer(no_args_is_help=True, help="Check an experiment's config; generate the reference of all keys.")
+app.add_typer(config_app, name="config")
+
+
+@config_app.command()
+@friendly_exit()
+def check(path: Path) -> None:
+    """Validate a config and say what it describes."""
+    from entropy_asr.config import load_config
+
+    config = load_config(path)
+    print(f"{path}: valid. '{config.name}': arms {', '.join(config.arms)}; seeds {', '.join(map(str, config.seeds))}")
+
+
+@config_app.command()
+@friendly_exit()
+def docs(folder: Path = Path("docs")) -> None:
+    """Write the JSON schema and the reference page of all keys, from the schema in the code."""
+    from entropy_asr.config import json_schema, reference_page
+    from entropy_asr.files import atomic_write
+
+    atomic_write(folder / "config.schema.json", json_schema())
+    atomic_write(folder / "config.md", reference_page())
+
+
+@app.command()
+@friendly_exit()
+def show(results: Path = Path("results")) -> None:
+    """Print the main table of a run and say where its report is."""
+    import csv
+
+    from rich.console import Console
+    from rich.table import Table
+
+    path = results / "tables" / "main.csv"
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; run `make reproduce`, or snakemake {path}")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = ["arm", "seed", "test_set", "language", "metric", "value_percent", "rtf", "corpus_kind"]
+    table = Table(*columns, title=str(path))
+    for row in rows:
+        table.add_row(*(row[column] for column in columns))
+    console = Console()
+    console.print(table)
+    console.print(f"report: {results / 'report' / 'index.html'}", soft_wrap=True)
+
+
+@app.command()
+@friendly_exit()
+def transcribe(
+    system: Path = typer.Argument(help="folder of a joint SFT"),
+    audio: list[Path] = typer.Argument(help="audio files"),
+    beams: int = typer.Option(1, min=1, help="1: greedy"),
+) -> None:
+    """Transcribe audio files with a finished system."""
+    from lhotse import MonoCut, Recording
+
+    from entropy_asr.audio.batches import pad_features
+    from entropy_asr.audio.features import load_audio, log_mel
+    from entropy_asr.config import Decode, Features
+    from entropy_asr.models.artifacts import load_system
+
+    missing = [str(path) for path in audio if not path.is_file()]
+    if missing:
+        raise InputError(f"no such audio file: {', '.join(missing)}")
+    model, tokenizer = load_system(system)
+    features, decode = Features(num_mel_bins=model.encoder.num_mel_bins), Decode()
+    for path in audio:
+        recording = Recording.from_file(path)
+        cut = MonoCut(recording.id, 0, recording.duration, 0, recording=recording)
+        limit = int(decode.max_tokens_per_second * cut.duration) + decode.max_tokens_constant
+        ids = model.generate(*pad_features([log_mel(load_audio(cut, features), features)]), [limit], beams)[0]
+        print(f"{path}\t{tokenizer.decode(ids, skip_special_tokens=True).strip()}")
+
+
+if __name__ == "__main__":
+    app()
