@@ -5,11 +5,17 @@ worker, rank or batch it lands in, and a resumed run continues exactly as an uni
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
+from lhotse import CutSet, Recording
+from lhotse.cut import Cut
 
 from entropy_asr.config import Augment
+from entropy_asr.errors import InputError
+
+NOISE_SUFFIXES = (".wav", ".flac", ".opus")
 
 
 def generator_for(seed: int, epoch: int, utterance: str, purpose: str) -> np.random.Generator:
@@ -59,19 +65,30 @@ def spec_augment(mel: np.ndarray, fill: np.ndarray, rng: np.random.Generator, co
 
 
 class NoiseSource:
-    """Noise to add to speech: babble, vehicle-like, music-like; or recorded noise where the config names some.
+    """Noise to add to speech: recorded noise where the config names some, else babble, vehicle-like and music-like noise.
 
     Babble is several training utterances at once. The other two are generated, and the documentation says so.
     """
 
-    def __init__(self, load, speech: Sequence, recorded: Sequence, rate: int) -> None:
-        """load: cut → samples; speech: training cuts for babble; recorded: cuts of real noise, may be empty; rate: Hz."""
-        self.load, self.speech, self.recorded, self.rate = load, speech, recorded, rate
+    def __init__(self, load: Callable[[Cut], np.ndarray], speech: CutSet, folders: Sequence[str], rate: int) -> None:
+        """load: cut → (S,) samples; speech: training cuts, for babble; folders: of recorded noise; rate: Hz.
+
+        Raises:
+            InputError: a folder holds no audio.
+        """
+        self.load, self.speech, self.rate = load, speech, rate
+        self.recorded: list[Path] = []
+        for folder in folders:
+            files = sorted(path for path in Path(folder).rglob("*") if path.suffix in NOISE_SUFFIXES)
+            if not files:
+                raise InputError(f"augment.noise_folders: no audio ({', '.join(NOISE_SUFFIXES)}) under {folder}")
+            self.recorded += files
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """A few seconds of noise, (S,) float32."""
-        if len(self.recorded):
-            return self.load(self.recorded[int(rng.integers(len(self.recorded)))])
+        if self.recorded:
+            recording = Recording.from_file(self.recorded[int(rng.integers(len(self.recorded)))])
+            return self.load(recording.to_cut())
         return (self.babble, self.vehicle, self.music)[int(rng.integers(3))](rng)
 
     def babble(self, rng: np.random.Generator, voices: int = 5, seconds: float = 6.0) -> np.ndarray:

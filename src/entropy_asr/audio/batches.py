@@ -84,12 +84,11 @@ class TrainingBatches:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        noise_cuts: CutSet | None = None,
     ) -> None:
         self.cuts, self.target, self.fill, self.features, self.augment = cuts, target, fill, features, augment
         self.copies, self.max_duration, self.buckets = copies, max_duration, buckets
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.noise = NoiseSource(lambda cut: load_audio(cut, features), cuts, noise_cuts or [], features.sampling_rate)
+        self.noise = NoiseSource(partial(load_audio, config=features), cuts, augment.noise_folders, features.sampling_rate)
 
     def keys(self, start: Position) -> Iterator[tuple[Position, CutSet]]:
         """(position after it, cuts) of each batch, for ever, from `start` on."""

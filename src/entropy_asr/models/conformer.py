@@ -161,10 +161,11 @@ class ConformerEncoder(nn.Module):
             encoder_out (N, T', width), zero on padding, and encoder_out_lens (N,), T' = subsampled_length(T).
         """
         features = self.normalise(features).to(self.subsampling.linear.weight.dtype)
-        x = self.dropout(self.subsampling(features))
+        x = self.subsampling(features)
         lens = subsampled_length(feature_lens)
         real = length_mask(lens, x.size(1))
         padding = ~real[:, :, None]
+        x = self.dropout(x.masked_fill(padding, 0.0))  # not even a NaN in the padding gets through
         mask = None if bool(real.all()) else real[:, None, None, :]
         rotary = self.rotary(x.size(1))
         for layer in self.layers:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from entropy_asr.config import Prompt
 from entropy_asr.models.adaptor import Adaptor
@@ -110,14 +110,25 @@ class SpeechLLM(nn.Module):
         output = self.llm.generate(
             inputs_embeds=inputs,
             attention_mask=mask.long(),
-            max_new_tokens=max(max_new_tokens),
+            max_new_tokens=max(max_new_tokens) + 1,  # its end token
             num_beams=num_beams,
             do_sample=False,
             eos_token_id=self.prompt.end,
             pad_token_id=self.prompt.pad,
+            logits_processor=LogitsProcessorList([_OwnLimit(max_new_tokens, num_beams, self.prompt.end)]),
         )
-        transcripts = []
-        for ids, limit in zip(output.tolist(), max_new_tokens, strict=True):
-            ids = ids[:limit]
-            transcripts.append(ids[: ids.index(self.prompt.end)] if self.prompt.end in ids else ids)
-        return transcripts
+        return [ids[: ids.index(self.prompt.end)] if self.prompt.end in ids else ids for ids in output.tolist()]
+
+
+class _OwnLimit(LogitsProcessor):
+    """Ends each transcript at its own limit, in the beam too, as if it were decoded alone."""
+
+    def __init__(self, limits: Sequence[int], num_beams: int, end: int) -> None:
+        self.limits = torch.tensor(list(limits)).repeat_interleave(num_beams)
+        self.end = end
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """input_ids: (N * num_beams, tokens so far)."""
+        over = input_ids.size(1) >= self.limits.to(scores.device)
+        others = torch.arange(scores.size(1), device=scores.device) != self.end
+        return scores.masked_fill(over[:, None] & others[None, :], -torch.inf)

@@ -1,0 +1,74 @@
+"""The speech-LLM: a transcript depends on its own audio alone; the loss sees answer tokens alone."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from entropy_asr.config import Adaptor as AdaptorConfig
+from entropy_asr.config import Encoder
+from entropy_asr.models.adaptor import Adaptor
+from entropy_asr.models.conformer import ConformerEncoder
+from entropy_asr.models.speech_llm import PromptIds, SpeechLLM
+from entropy_asr.training.engine import freeze
+
+PROMPT = PromptIds(before=[5, 6, 7], after=[8, 9], end=2, pad=0)
+
+
+@pytest.fixture
+def system() -> SpeechLLM:
+    torch.manual_seed(0)
+    encoder = ConformerEncoder(Encoder(width=32, layers=2, heads=2, feed_forward=64, conv_kernel=7, subsampling_channels=4, dropout=0.0))
+    llm = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
+            intermediate_size=64, eos_token_id=2, pad_token_id=0, bos_token_id=None,
+        )
+    )  # fmt: skip
+    return SpeechLLM(encoder, Adaptor(AdaptorConfig(stack=4, hidden=48), 32, 32), llm, PROMPT).eval()
+
+
+def mixed_lengths(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    lens = torch.randint(20, 300, (count,))
+    return torch.randn(count, 300, 80), lens
+
+
+def test_loss_of_a_batch_is_the_sum_of_each_alone(system: SpeechLLM) -> None:
+    features, lens = mixed_lengths(6)
+    transcripts = [[10 + i, 11, 12 + i][: 1 + i % 3] for i in range(6)]
+    loss, tokens = system(features, lens, transcripts)
+    alone = [system(features[i : i + 1, : lens[i]], lens[i : i + 1], transcripts[i : i + 1]) for i in range(6)]
+    assert tokens.item() == sum(len(t) + 1 for t in transcripts) == sum(n.item() for _, n in alone)
+    assert loss.item() == pytest.approx(sum(value.item() for value, _ in alone), rel=1e-5)
+
+
+def test_loss_equals_the_plain_way_with_all_logits(system: SpeechLLM) -> None:
+    features, lens = mixed_lengths(1)
+    transcript = [10, 11, 12]
+    speech = system.speech_embeddings(features[:, : lens[0]], lens)[0]
+    embed = system.llm.get_input_embeddings()
+    prompt = torch.cat([embed(torch.tensor(PROMPT.before)), speech, embed(torch.tensor(PROMPT.after))])
+    row = torch.cat([prompt, embed(torch.tensor(transcript))])
+    logits = system.llm(inputs_embeds=row[None]).logits[0]
+    expected = F.cross_entropy(logits[prompt.size(0) - 1 :], torch.tensor([*transcript, PROMPT.end]), reduction="sum")
+    assert system(features, lens, [transcript])[0].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_batched_transcripts_equal_one_by_one(system: SpeechLLM, num_beams: int) -> None:
+    features, lens = mixed_lengths(50)
+    limits = [3 + int(length) // 30 for length in lens]
+    batched = system.generate(features, lens, limits, num_beams)
+    alone = [system.generate(features[i : i + 1, : lens[i]], lens[i : i + 1], limits[i : i + 1], num_beams)[0] for i in range(50)]
+    assert batched == alone
+    assert len({tuple(t) for t in batched}) > 25  # the audio decides, not the prompt
+
+
+def test_only_what_trains_gets_gradients(system: SpeechLLM) -> None:
+    freeze(system.encoder)
+    freeze(system.llm)
+    features, lens = mixed_lengths(2)
+    system(features, lens, [[10], [11, 12]])[0].backward()
+    assert all(p.grad is None for p in [*system.encoder.parameters(), *system.llm.parameters()])
+    assert all(p.grad.abs().sum() > 0 for p in system.adaptor.parameters())
+    assert not system.encoder.training and not system.llm.training
