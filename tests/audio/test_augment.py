@@ -1,0 +1,49 @@
+"""Augmentation does what its words say, and depends on (seed, epoch, utterance) alone."""
+
+import numpy as np
+import pytest
+
+from entropy_asr.audio.augment import generator_for, pad_and_add_noise, spec_augment
+from entropy_asr.config import Augment
+
+RATE = 16000
+
+
+def test_snr_is_what_was_drawn() -> None:
+    config = Augment(noise_snr_mean=7.0, noise_snr_std=0.0, pad_max=0.0)
+    rng = np.random.default_rng(0)
+    speech, noise = rng.normal(size=RATE).astype(np.float32), rng.normal(size=3 * RATE)
+    noisy = pad_and_add_noise(speech, noise, rng, config, RATE)
+    added = noisy - speech
+    assert 10 * np.log10(np.mean(speech**2) / np.mean(added**2)) == pytest.approx(7.0, abs=0.2)
+
+
+def test_padding_comes_before_the_noise() -> None:
+    config = Augment(pad_max=1.0)
+    rng = np.random.default_rng(1)
+    noisy = pad_and_add_noise(np.ones(RATE, np.float32), rng.normal(size=RATE), rng, config, RATE)
+    assert RATE < len(noisy) <= 3 * RATE
+    assert np.abs(noisy[:50]).max() > 0  # noise where there is no speech
+
+
+def test_masks_hold_the_mean_and_stay_within_their_budget() -> None:
+    config = Augment(freq_masks=0, time_masks=10, time_mask_width=30, time_mask_fraction=0.15)
+    mel, fill = np.random.default_rng(0).normal(size=(400, 80)).astype(np.float32), np.arange(80, dtype=np.float32)
+    shares = []
+    for scale in (1.0, 2.5):
+        counts = []
+        for i in range(50):
+            masked = spec_augment(mel, fill, np.random.default_rng(i), config, scale)
+            changed = (masked != mel).any(axis=1)
+            assert (masked[changed] == fill).all()
+            counts.append(changed.mean())
+        assert max(counts) <= 0.15 * scale
+        shares.append(np.mean(counts))
+    assert shares[1] > 1.8 * shares[0] > 0
+    assert np.array_equal(mel, np.random.default_rng(0).normal(size=(400, 80)).astype(np.float32))  # the input is untouched
+
+
+def test_a_draw_depends_on_seed_epoch_utterance_and_purpose_alone() -> None:
+    draws = {key: generator_for(*key).random() for key in [(1, 0, "a", "x"), (2, 0, "a", "x"), (1, 1, "a", "x"), (1, 0, "b", "x"), (1, 0, "a", "y")]}
+    assert len(set(draws.values())) == 5
+    assert generator_for(1, 0, "a", "x").random() == draws[1, 0, "a", "x"]

@@ -1,0 +1,71 @@
+"""Batches: bounded duration, every utterance once an epoch, any position can be taken up, bad features never get through."""
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from entropy_asr.audio.batches import Position, TrainingBatches, evaluation_batches, read_cuts
+from entropy_asr.config import Augment, Features
+from entropy_asr.errors import InputError
+
+
+def batches(manifest: Path, copies: int = 1, **ranks: int) -> TrainingBatches:
+    return TrainingBatches(
+        read_cuts([manifest]), lambda cut: [len(cut.supervisions[0].custom["phonemes"])], np.zeros(80, np.float32),
+        Features(), Augment(noise_probability=0.5), copies, max_duration=6.0, buckets=2, seed=1, **ranks,
+    )  # fmt: skip
+
+
+def test_an_epoch_has_every_utterance_once_within_the_duration(tones: Path) -> None:
+    seen = []
+    for batch in batches(tones).loader(Position(), workers=0):
+        if batch.position.epoch == 1:
+            break
+        assert batch.audio_seconds <= 6.0 * 1.01
+        assert batch.features.shape[0] == len(batch.ids) == len(batch.targets)
+        seen += batch.ids
+    assert sorted(seen) == [f"tone-{i:02d}" for i in range(24)]
+
+
+def test_any_position_can_be_taken_up(tones: Path) -> None:
+    whole = list(islice(batches(tones, copies=2).loader(Position(), workers=0), 14))
+    for start in (0, 3, 12):
+        again = next(batches(tones, copies=2).loader(whole[start].position, workers=0))
+        assert again.ids == whole[start + 1].ids
+        assert again.features.equal(whole[start + 1].features)
+
+
+def test_workers_make_no_difference(tones: Path) -> None:
+    alone = list(islice(batches(tones).loader(Position(), workers=0), 5))
+    parallel = list(islice(batches(tones).loader(Position(), workers=2), 5))
+    assert [b.ids for b in alone] == [b.ids for b in parallel]
+    assert all(a.features.equal(b.features) for a, b in zip(alone, parallel, strict=True))
+
+
+def test_ranks_share_an_epoch(tones: Path) -> None:
+    shares = [[b for b in islice(batches(tones, rank=r, world_size=2).loader(Position(), workers=0), 3)] for r in (0, 1)]
+    assert not {i for b in shares[0] for i in b.ids} & {i for b in shares[1] for i in b.ids}
+
+
+def test_two_copies_differ_in_their_masks_alone(tones: Path) -> None:
+    batch = next(batches(tones, copies=2).loader(Position(), workers=0))
+    first, second = batch.features.chunk(2)
+    assert batch.feature_lens.chunk(2)[0].equal(batch.feature_lens.chunk(2)[1])
+    differ = first != second
+    assert 0 < differ.float().mean() < 0.9
+    assert (differ <= ((first == 0) | (second == 0))).all()
+
+
+def test_evaluation_batches_hold_each_utterance_once(tones: Path) -> None:
+    cuts = read_cuts([tones])
+    seen = [cut.id for batch, features, lens in evaluation_batches(cuts, Features(), 5.0) for cut in batch]
+    assert sorted(seen) == sorted(cuts.ids)
+
+
+def test_audio_that_disappears_is_an_error_that_names_it(tones: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved.jsonl.gz"
+    read_cuts([tones]).with_recording_path_prefix("/nowhere").to_file(moved)
+    with pytest.raises(InputError, match=r"tone-\d\d.*nowhere"):
+        next(batches(moved).loader(Position(), workers=0))

@@ -1,0 +1,103 @@
+"""Pretraining with real processes: killed and resumed is uninterrupted, cut into parts is one run, inputs are checked."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPO
+
+from entropy_asr.config import STAGE_SECTIONS, load_config
+from entropy_asr.files import sha256
+from entropy_asr.text.phonemes import write_tokens
+
+STEPS = 16
+
+
+@pytest.fixture
+def job(tones: Path, tmp_path: Path):
+    """A function that gives the command of a part, with some keys of its config changed."""
+    tokens = write_tokens(tmp_path / "tokens.txt")
+    stats = tmp_path / "stats.json"
+    stats.write_text(json.dumps({"mean": [-8.0] * 80, "std": [4.0] * 80, "frames": 1}))
+    smoke = load_config(REPO / "config/smoke.yaml").model_dump(mode="json")
+    smoke["encoder"].update(width=32, layers=1, feed_forward=32, dropout=0.1)
+    smoke["pretrain"].update(steps=STEPS, warmup_steps=2, max_duration=12)
+    smoke["cka"].update(warmup_steps=3, every=3, threshold=0.0)
+    smoke["engine"].update(save_every=2, log_every=1)
+
+    def command(name: str, part: int = 0, previous: Path | None = None, **changes: dict) -> list[str]:
+        settings = {section: smoke[section] | changes.get(section, {}) for section in STAGE_SECTIONS["pretrain"]}
+        config = tmp_path / f"{name}.json"
+        config.write_text(json.dumps(settings))
+        words = f"--config {config} --train {tones} --dev {tones} --phonemes {tokens} --stats {stats} --part {part} --seed 3"
+        words += f" --running {tmp_path / 'state' / name} --out {tmp_path / name}" + (f" --previous {previous}" if previous else "")
+        return [sys.executable, "-m", "entropy_asr.stages.pretrain", *words.split()]
+
+    return command
+
+
+def run(command: list[str]) -> None:
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(REPO / "src")}, capture_output=True)
+
+
+def weights(folder: Path) -> list[str]:
+    return [sha256(folder / name) for name in ("encoder.safetensors", "training_state.safetensors")]
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss"]) for line in map(json.loads, (folder / "train.jsonl").read_text().splitlines())]
+
+
+def test_killed_or_asked_to_stop_then_resumed_is_uninterrupted(job, tmp_path: Path) -> None:
+    run(job("whole"))
+    for name, number, code in (("killed", signal.SIGKILL, -9), ("asked", signal.SIGTERM, 75)):
+        process = subprocess.Popen(job(name), env=os.environ | {"PYTHONPATH": str(REPO / "src")}, stderr=subprocess.DEVNULL)
+        while not list((tmp_path / "state" / name).glob("state-*.safetensors")):
+            assert process.poll() is None, "it ended before its first save"
+            time.sleep(0.02)
+        process.send_signal(number)
+        assert process.wait() == code
+        assert not (tmp_path / name / "encoder.safetensors").exists()
+        run(job(name))
+        assert losses(tmp_path / name)[-1][0] == STEPS
+        assert [loss for _, loss in losses(tmp_path / name)] == [loss for _, loss in losses(tmp_path / "whole")]
+        assert not (tmp_path / "state" / name).exists()
+        # the header of a state holds wall times; its tensors are compared through the encoder and the log
+        assert weights(tmp_path / name)[0] == weights(tmp_path / "whole")[0]
+
+
+def test_parts_are_one_run(job, tmp_path: Path) -> None:
+    run(job("whole"))
+    run(job("part-0", cka={"threshold": 1.0}))
+    first = json.loads((tmp_path / "part-0/part.json").read_text())
+    assert first["ended_by"] == "cka" and 3 < first["end_step"] < STEPS
+    run(job("part-1", part=1, previous=tmp_path / "part-0/training_state.safetensors", cka={"threshold": 0.0}))
+    last = json.loads((tmp_path / "part-1/part.json").read_text())
+    assert last["ended_by"] == "last_step" and last["end_step"] == STEPS
+    assert weights(tmp_path / "part-1")[0] == weights(tmp_path / "whole")[0]
+    assert losses(tmp_path / "part-0") + losses(tmp_path / "part-1") == losses(tmp_path / "whole")
+
+
+def test_state_of_another_config_is_set_aside(job, tmp_path: Path) -> None:
+    process = subprocess.Popen(job("changed"), env=os.environ | {"PYTHONPATH": str(REPO / "src")}, stderr=subprocess.DEVNULL)
+    while not list((tmp_path / "state/changed").glob("state-*.safetensors")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    run(job("changed", pretrain={"peak_lr": 1e-4}))
+    assert losses(tmp_path / "changed")[0][0] == 1
+    assert [path.name[:13] for path in (tmp_path / "state").iterdir()] == ["changed.aside"]
+
+
+def test_a_wrong_key_stops_it_before_anything_is_loaded(job) -> None:
+    command = job("wrong", encoder={"widht": 3})
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(REPO / "src")}, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "unknown key 'encoder.widht'; did you mean 'width'?" in done.stderr
+    assert "Traceback" not in done.stderr
