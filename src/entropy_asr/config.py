@@ -71,6 +71,7 @@ class Quality(Section):
     min_duration: PositiveFloat = Field(0.5, description="seconds")
     max_duration: PositiveFloat = Field(30.0, description="seconds")
     max_excluded_fraction: Fraction = Field(0.05, description="a split that loses more stops the run")
+    max_speed: PositiveFloat = Field(1.1, description="fastest speed perturbation: an utterance must keep enough frames for its phonemes at it")
     max_utterances: PositiveInt | None = Field(None, description="keep only so many utterances a split (seeded choice), for small runs")
 
 

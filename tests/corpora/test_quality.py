@@ -15,6 +15,7 @@ from entropy_asr.corpora.quality import ctc_frames_needed, encoder_frames, held_
 from entropy_asr.errors import InputError
 from entropy_asr.files import read_jsonl, write_jsonl
 from entropy_asr.models.conformer import subsampled_length
+from entropy_asr.text.phonemes import phonemize
 
 RATE = 16000
 LENIENT = Quality(max_excluded_fraction=1.0)
@@ -153,6 +154,20 @@ def test_encoder_frames_agree_with_the_encoder() -> None:
 def test_ctc_needs_a_blank_between_equal_phonemes() -> None:
     assert ctc_frames_needed(["a", "b", "a"]) == 3
     assert ctc_frames_needed(["a", "a", "a", "b", "b"]) == 8
+
+
+def test_an_utterance_must_keep_its_frames_at_the_fastest_speed(tmp_path: Path) -> None:
+    """Just enough frames as spoken; too few when augmentation speeds it up."""
+    text = "transcontinental telecommunications"
+    needed = ctc_frames_needed(phonemize(text, "en").phonemes)
+    seconds = (4 * (needed + 1) + 3) * 0.01
+    assert encoder_frames(seconds / 1.1) < needed <= encoder_frames(seconds)
+    for speed, expected in ((1.0, {}), (1.1, {"bad": "too_short_for_ctc"})):
+        make(tmp_path, "train", [{}, {"id": "bad", "audio": "bad.wav", "text": text}])
+        write(tmp_path / "bad.wav", noise(seconds))
+        quality = LENIENT.model_copy(update={"max_speed": speed})
+        make_manifests(quality, Kind.jsonl, tmp_path, ["train"], tmp_path / "out")
+        assert reasons(tmp_path / "out", "train") == expected
 
 
 def test_held_out_rank() -> None:

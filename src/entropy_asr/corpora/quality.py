@@ -18,7 +18,8 @@ Reasons, in the order in which they are looked for:
 ``duration_above_max``      longer than ``quality.max_duration``
 ``non_finite_samples``      NaN or infinity
 ``silent_audio``            every sample is zero
-``too_short_for_ctc``       fewer encoder frames than phonemes and the blanks between repeated ones
+``too_short_for_ctc``       fewer encoder frames than phonemes and the blanks between repeated ones, when sped up to
+                            ``quality.max_speed``: no CTC path, an infinite loss in training
 ==========================  ==========================================================================================
 """
 
@@ -113,9 +114,10 @@ def check(utterance: Utterance, quality: Quality) -> Accepted | Excluded:
     if isinstance(found, Excluded):
         return found
     audio, duration = found
-    frames, needed = encoder_frames(duration), ctc_frames_needed(pronunciation.phonemes)
+    frames, needed = encoder_frames(duration / quality.max_speed), ctc_frames_needed(pronunciation.phonemes)
     if frames < needed:
-        return excluded("too_short_for_ctc", f"{duration:.2f} s give {frames} frames at 25 Hz, phonemes need {needed}")
+        spoken = f"{duration:.2f} s at {quality.max_speed:g} times the speed"
+        return excluded("too_short_for_ctc", f"{spoken} give {frames} frames at 25 Hz, phonemes need {needed}")
     return Accepted(utterance, normalized, pronunciation, audio, duration)
 
 

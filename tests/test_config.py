@@ -1,0 +1,90 @@
+"""The schema says what is wrong in words, its generated pages are up to date, and the configs that ship are valid."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from entropy_asr.config import STAGE_SECTIONS, Config, json_schema, load_config, load_stage, reference_page, stage_json
+from entropy_asr.errors import InputError
+
+REPO = Path(__file__).resolve().parent.parent
+CONFIGS = sorted((REPO / "config").glob("*.yaml"))
+
+
+def refusal(source: dict | Path) -> str:
+    with pytest.raises(InputError) as error:
+        load_config(source)
+    return str(error.value)
+
+
+def test_unknown_key_names_the_nearest_known_one() -> None:
+    assert "unknown key 'pretrian'; did you mean 'pretrain'?" in refusal({"pretrian": {}})
+
+
+def test_unknown_nested_key_is_suggested_from_its_own_section() -> None:
+    message = refusal({"llm": {"scratch": {"hiden_size": 64}}})
+    assert "unknown key 'llm.scratch.hiden_size'; did you mean 'hidden_size'?" in message
+
+
+def test_wrong_values_are_named_with_what_was_found() -> None:
+    message = refusal({"engine": {"precision": "fp64"}, "cka": {"threshold": 1.5}, "align": {"peak_lr": 1.0}})
+    assert "engine.precision:" in message and "'fp64'" in message
+    assert "cka.threshold:" in message and "1.5" in message
+    assert "key 'align.steps' is missing" in message
+
+
+def test_a_split_must_be_one_of_a_corpus() -> None:
+    corpora = {"toy": {"path": "toy", "splits": ["train"]}}
+    message = refusal({"data": {"corpora": corpora, "train": ["toy/trian"]}})
+    assert "split 'toy/trian' is not in data.corpora; did you mean 'toy/train'?" in message
+
+
+def test_missing_file_and_broken_yaml(tmp_path: Path) -> None:
+    assert "does not exist" in refusal(tmp_path / "none.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [1")
+    assert "not valid YAML" in refusal(tmp_path / "broken.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    assert "expected a mapping" in refusal(tmp_path / "list.yaml")
+
+
+def test_a_stage_reads_its_sections_and_no_others(tmp_path: Path) -> None:
+    path = tmp_path / "align.json"
+    path.write_text(stage_json(Config(), "align"))
+    settings = load_stage(path)
+    assert settings.align == Config().align
+    assert not hasattr(settings, "pretrain")
+
+
+def test_a_stage_refuses_an_unknown_section_and_an_unknown_key(tmp_path: Path) -> None:
+    path = tmp_path / "align.json"
+    path.write_text(json.dumps({"engin": {}}))
+    with pytest.raises(InputError, match=r"unknown section 'engin'; did you mean 'engine'\?"):
+        load_stage(path)
+    path.write_text(json.dumps({"engine": {"bukets": 3}}))
+    with pytest.raises(InputError, match=r"unknown key 'engine.bukets'; did you mean 'buckets'\?"):
+        load_stage(path)
+
+
+@pytest.mark.parametrize("stage", STAGE_SECTIONS)
+def test_stages_name_real_sections(stage: str) -> None:
+    assert set(STAGE_SECTIONS[stage]) <= set(Config.model_fields)
+
+
+def test_a_parameter_of_alignment_changes_no_other_stage() -> None:
+    changed = Config(align=Config().align.model_copy(update={"peak_lr": 0.5}))
+    different = {stage for stage in STAGE_SECTIONS if stage_json(changed, stage) != stage_json(Config(), stage)}
+    assert different == {"align"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_are_valid(path: Path) -> None:
+    config = load_config(path)
+    assert config.name == path.stem
+    assert config.quality.max_speed >= max(config.augment.speed_factors)
+
+
+def test_generated_pages_are_current() -> None:
+    """After a change to the schema: `entropy-asr config docs`."""
+    assert (REPO / "docs/config.md").read_text(encoding="utf-8") == reference_page()
+    assert (REPO / "docs/config.schema.json").read_text(encoding="utf-8") == json_schema()
