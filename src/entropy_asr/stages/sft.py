@@ -80,7 +80,14 @@ def train_system(
     trainer.run()
     if distributed.rank() == 0:
         save_system(out, system, tokenizer, prompt, trained)
-        hours = trainer.counters.audio_seconds / 3600
-        provenance.write(out / "provenance.json", seed=seed, end_step=trainer.counters.step, audio_hours=hours, trained=list(trained), **facts)
+        provenance.write(
+            out / "provenance.json",
+            seed=seed,
+            end_step=trainer.counters.step,
+            audio_hours=trainer.counters.audio_seconds / 3600,
+            trained=list(trained),
+            parameters={name: sum(p.numel() for p in getattr(system, name).parameters()) for name in ("encoder", "adaptor", "llm")},
+            **facts,
+        )
         trainer.state.clear()
     distributed.stop()

@@ -1,0 +1,33 @@
+"""Plans of a fresh checkout: every scale can be planned, a wrong config stops before any rule."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPO
+
+ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(REPO / "src")}
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = ["snakemake", "--snakefile", str(REPO / "Snakefile"), "--directory", str(folder), "--cores", "2", *arguments]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("scale", ["smoke", "mini", "paper"])
+def test_a_fresh_checkout_can_be_planned(scale: str, tmp_path: Path) -> None:
+    done = snakemake(tmp_path, "--configfile", str(REPO / f"config/{scale}.yaml"), "-n", "results/tables/main.csv")
+    assert done.returncode == 0, done.stderr
+    assert "pretrain_part" in done.stdout
+    assert ("unpack_corpus" in done.stdout) == (scale != "paper")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_wrong_key_stops_before_any_rule(tmp_path: Path) -> None:
+    config = tmp_path / "wrong.yaml"
+    config.write_text((REPO / "config/smoke.yaml").read_text().replace("align:", "algin:"))
+    done = snakemake(tmp_path, "--configfile", str(config), "-n")
+    assert done.returncode != 0
+    assert "unknown key 'algin'; did you mean 'align'?" in done.stderr + done.stdout
