@@ -2,11 +2,13 @@
 #
 #   snakemake --cores 2 results/tables/main.csv                                            the default scale, mini
 #   snakemake --cores 2 --configfile config/smoke.yaml --directory runs/smoke all          another scale, its own results
+import os
+
 from snakemake.utils import min_version
 
 min_version("9.0")
 if not workflow.configfiles:
-    configfile: workflow.source_path("config/mini.yaml")
+    configfile: os.path.join(workflow.basedir, "config/mini.yaml")
 
 
 include: "workflow/rules/common.smk"

@@ -114,10 +114,10 @@ rule joint_sft:
     params:
         out=subpath(output.model, parent=True),
         running="results/state/systems/{arm}/seed-{seed}/joint_sft",
-        start=lambda wildcards, input: (
-            "".join(f"--gates {gate} " for gate in input.gates)
-            if wildcards.arm == "ours"
-            else f"--previous {os.path.dirname(input.previous[0])} " + "".join(f"--parts {part} " for part in input.parts)
+        start=lambda wildcards, input: " ".join(
+            [f"--gates {gate}" for gate in input.get("gates", [])]
+            + [f"--previous {os.path.dirname(model)}" for model in input.get("previous", [])]
+            + [f"--parts {part}" for part in input.get("parts", [])]
         ),
     log:
         "results/logs/joint_sft/{arm}/seed-{seed}.log",
