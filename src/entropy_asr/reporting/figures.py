@@ -1,0 +1,294 @@
+"""The figures of a run, each drawn from one table and nothing else.
+
+    python -m entropy_asr.reporting.figures --main results/tables/main.csv --curves results/tables/curves.csv \
+        --cka results/tables/cka.csv --timeline results/tables/timeline.csv --synthetic --out results/figures
+
+``curves`` the training loss of each stage; ``cka`` when pretraining handed its encoder over; ``timeline`` what ran
+beside what; ``errors`` the error rates. Each as SVG and PNG. The same tables give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from entropy_asr.errors import friendly_exit
+from entropy_asr.files import atomic_write
+from entropy_asr.reporting.tables import ENCODER, LM, overlap_minutes, parse_time, read_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Rows = Sequence[dict[str, str]]
+
+STYLE = Path(__file__).with_name("style.mplstyle")
+FIGURES = ("curves", "cka", "timeline", "errors")
+STAGES = {
+    "lm": "Language model (text only)",
+    "pretrain": "Encoder pretraining (CR-CTC)",
+    "align": "Alignment",
+    "ia_sft": "IA-SFT, all iterations",
+    "joint_sft": "Late joint SFT",
+}
+# Dark, middle, light; hatches say the same without colour.
+COLORS = ("#16324f", "#d1702b", "#4fa3a0", "#8a94a0")
+HATCHES = ("", "///", "...", "xx")
+_LOG_FROM = 5.0  # a loss that falls by less than this factor is clearer on a linear axis
+
+
+def save(draw: Callable[[], Figure], stem: Path) -> None:
+    """Draw in the house style and write ``<stem>.svg`` and ``<stem>.png``, without a date in them."""
+    import matplotlib.pyplot as plt
+
+    with plt.style.context(STYLE):
+        figure = draw()
+        for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, metadata=metadata)
+            atomic_write(stem.with_suffix(f".{kind}"), buffer.getvalue())
+        plt.close(figure)
+
+
+def draw_curves(rows: Rows, speech: str) -> Figure:
+    """Training loss, a panel a stage. IA-SFT's iterations follow each other; a dotted line at each encoder swap."""
+    import matplotlib.pyplot as plt
+
+    stages = [stage for stage in STAGES if any(row["stage"] == stage for row in rows)]
+    columns = 3 if len(stages) > 4 else 2
+    lines = max(1, -(-len(stages) // columns))
+    figure, grid = plt.subplots(lines, columns, figsize=(9, 2.7 * lines), squeeze=False)
+    axes = list(grid.flat)
+    owners = [arm for arm in dict.fromkeys(row["arm"] for row in rows) if arm not in (ENCODER, LM)]
+    for stage, ax in zip(stages, axes, strict=False):
+        chosen = [row for row in rows if row["stage"] == stage]
+        for (arm, _), line in _by(chosen, "arm", "seed"):
+            style = owners.index(arm) if arm in owners else 0
+            steps, swaps = _continuous_steps(line)
+            label = arm if arm in owners else None
+            losses = [float(row["loss"]) for row in line]
+            ax.plot(steps, losses, color=COLORS[style], linestyle=("-", "--", "-.", ":")[style], label=label)
+            if stage in ("ia_sft", "pretrain"):
+                for swap in swaps:
+                    ax.axvline(swap, color="#5b6672", linewidth=0.9, linestyle=":")
+        values = [float(row["loss"]) for row in chosen]
+        if min(values) > 0 and max(values) / min(values) > _LOG_FROM:
+            ax.set_yscale("log")
+        heard = "" if stage == "lm" else f"\n{speech}"
+        ax.set(title=STAGES[stage], xlabel=f"optimiser steps{heard}", ylabel=f"loss, {chosen[0]['loss_unit']}")
+    for ax in axes[len(stages) :]:
+        ax.set_axis_off()
+    handles = {label: h for ax in axes for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    host = axes[-1] if len(stages) < len(axes) else axes[len(stages) - 1]
+    if handles:
+        host.legend(handles.values(), handles.keys(), loc="center" if host is not axes[len(stages) - 1] else "best")
+    return figure
+
+
+def _continuous_steps(line: Rows) -> tuple[list[int], list[int]]:
+    """Steps along a sequence of jobs, and where the next job begins. Jobs that count from 1 again are put in a row."""
+    steps, borders = [], []
+    offset = 0
+    for position, row in enumerate(line):
+        step = int(row["step"])
+        if position and row["index"] != line[position - 1]["index"]:
+            if step < int(line[position - 1]["step"]):
+                offset = steps[-1]
+            borders.append(steps[-1])
+        steps.append(offset + step)
+    return steps, borders
+
+
+def draw_cka(rows: Rows, speech: str) -> Figure:
+    """CKA to the encoder that was handed over last; a part ends, and the encoder is swapped, where it falls too low."""
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots(figsize=(8, 3.6))
+    settings = rows[0] if rows else {"threshold": "", "warmup_steps": ""}
+    seeds = list(dict.fromkeys(row["seed"] for row in rows))
+    for (seed, part), line in _by(rows, "seed", "part"):
+        style = seeds.index(seed) % len(COLORS)
+        steps, values = [int(row["step"]) for row in line], [float(row["cka"]) for row in line]
+        first = part == line[0]["part"] and not any(a.get_label() == f"seed {seed}" for a in ax.lines)
+        ax.plot(steps, values, "-", marker="o", color=COLORS[style], label=f"seed {seed}" if first else None)
+    swaps = [row for row in rows if row["swapped"] == "true"]
+    for row in swaps:
+        step, value = int(row["step"]), float(row["cka"])
+        ax.axvline(step, color="#8a94a0", linewidth=0.9, linestyle=":")
+        ax.plot([step], [value], "v", color="#d1702b", markeredgecolor="black", markersize=9, zorder=4)
+        label = f"swap {int(row['part']) + 1}\nstep {step}"
+        ax.annotate(label, (step, value), xytext=(7, -4), textcoords="offset points", fontsize=8, va="top")
+    if settings["threshold"]:
+        threshold = float(settings["threshold"])
+        ax.axhline(threshold, color="black", linewidth=1.1, linestyle="--", label=f"threshold {threshold:g}")
+    if settings["warmup_steps"]:
+        end = int(settings["warmup_steps"])
+        ax.axvspan(
+            0, end, facecolor="#e3e7eb", hatch="///", edgecolor="#c3cad1", linewidth=0, label=f"warm-up, {end} steps"
+        )
+    if not rows:
+        ax.text(0.5, 0.5, "no CKA measurement in this run", transform=ax.transAxes, ha="center")
+    ax.margins(y=0.18)
+    ax.set_xlim(left=0)
+    ax.set(xlabel=f"pretraining steps\n{speech}", ylabel="linear CKA to the last handed-over encoder (1: equal)")
+    ax.yaxis.label.set_size(8)
+    ax.set_title("Pretraining hands its encoder over when it has changed enough")
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def draw_timeline(rows: Rows, speech: str) -> Figure:
+    """What ran when: a row a job, pretraining above, the arms below; the band is what ran at the same time."""
+    import matplotlib.pyplot as plt
+
+    seeds = sorted({int(row["seed"]) for row in rows if row["seed"]})
+    shown = {seed: _timeline_order([row for row in rows if row["seed"] in ("", str(seed))]) for seed in seeds}
+    heights = [max(3, len(lines)) for lines in shown.values()]
+    figure, grid = plt.subplots(
+        len(seeds), figsize=(9, 0.9 + 0.27 * sum(heights)), sharex=True, squeeze=False, height_ratios=heights
+    )
+    origin = min(parse_time(row["started"]) for row in rows)
+
+    def minutes(text: str) -> float:
+        return (parse_time(text) - origin).total_seconds() / 60
+
+    for ax, (seed, lines) in zip(grid.flat, shown.items(), strict=True):
+        arms = [arm for arm in dict.fromkeys(row["arm"] for row in lines) if arm not in (ENCODER, LM)]
+        for place, row in enumerate(lines):
+            style = 1 + arms.index(row["arm"]) if row["arm"] in arms else 0 if row["arm"] == ENCODER else 3
+            begin, end = minutes(row["started"]), minutes(row["ended"])
+            colors = {"color": COLORS[style], "edgecolor": "white", "hatch": HATCHES[style]}
+            ax.barh(place, max(end - begin, 1e-3), left=begin, height=0.72, **colors)
+            ax.text(end, place, f" {end - begin:.1f} min", va="center", fontsize=7, color="#2b333b")
+        ax.set_yticks(range(len(lines)), [row["job"] for row in lines])
+        ax.invert_yaxis()
+        ax.grid(axis="y", visible=False)
+        ax.set_title(f"Seed {seed}" if len(seeds) > 1 else "Pretraining and the LLM side run at the same time")
+        both = [
+            r
+            for r in lines
+            if (r["arm"], r["stage"], r["index"]) in ((ENCODER, "pretrain", "1"), ("ours", "ia_sft", "0"))
+        ]
+        shared = overlap_minutes(lines, seed)
+        if shared:
+            begin = max(minutes(row["started"]) for row in both)
+            label = f"IA-SFT iteration 0 beside pretraining part 1: {shared:.1f} min"
+            ax.axvspan(
+                begin, begin + shared, facecolor="#f2d9c4", edgecolor="#d1702b", linewidth=0.8, zorder=0, label=label
+            )
+            ax.legend(loc="upper right")
+        ax.margins(x=0.1)
+        ax.set_xlim(left=0)
+    grid.flat[-1].set_xlabel(f"minutes since the first job started; {speech}")
+    return figure
+
+
+def _timeline_order(rows: Rows) -> list[dict[str, str]]:
+    """Language model, pretraining parts, then each arm; `ours` first, it runs beside pretraining."""
+    stages = list(STAGES)
+    first = {LM: 0, ENCODER: 1, "ours": 2}
+    return sorted(rows, key=lambda r: (first.get(r["arm"], 3), r["arm"], stages.index(r["stage"]), int(r["index"])))
+
+
+def draw_errors(rows: Rows, speech: str) -> Figure:
+    """Error rates by test set and arm, mean over seeds with a dot a seed; the encoder's phonemes in their own panel."""
+    import matplotlib.pyplot as plt
+
+    systems, encoder = [r for r in rows if r["arm"] != ENCODER], [r for r in rows if r["arm"] == ENCODER]
+    shown = [part for part in (systems, encoder) if part]
+    sizes = [len({(row["arm"], row["test_set"]) for row in part}) + 1 for part in shown]
+    figure, grid = plt.subplots(1, len(shown), figsize=(8, 3.6), squeeze=False, width_ratios=sizes)
+    for ax, part in zip(grid.flat, shown, strict=True):
+        _bars(ax, part, first=0 if part is systems else 2)
+        title = "Speech-LLM, after joint SFT" if part is systems else "Encoder alone"
+        ax.set(title=title, ylabel="error rate, %", xlabel=_speech_of(part, speech))
+    return figure
+
+
+def _bars(ax: Axes, rows: Rows, first: int) -> None:
+    tests = list(dict.fromkeys((row["test_set"], row["metric"]) for row in rows))
+    arms = sorted(dict.fromkeys(row["arm"] for row in rows), key=lambda arm: (arm != "ours", arm))
+    width = 0.8 / len(arms)
+    for number, arm in enumerate(arms):
+        style = (first + number) % len(COLORS)
+        for place, (test_set, _) in enumerate(tests):
+            chosen = [float(r["value_percent"]) for r in rows if (r["arm"], r["test_set"]) == (arm, test_set)]
+            if not chosen:
+                continue
+            x = place + (number - (len(arms) - 1) / 2) * width
+            mean = fmean(chosen)
+            bar = {"color": COLORS[style], "edgecolor": "white", "hatch": HATCHES[style]}
+            ax.bar(x, mean, width * 0.92, label=arm if place == 0 else None, **bar)
+            if len(chosen) > 1:
+                ax.plot([x] * len(chosen), chosen, "o", color="white", markeredgecolor="black", linestyle="none")
+            ax.annotate(
+                f"{mean:.1f}", (x, max(chosen)), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=8
+            )
+    ax.set_xticks(range(len(tests)), [f"{test_set}\n{metric}" for test_set, metric in tests])
+    ax.set_xlim(-0.6, len(tests) - 0.4)
+    ax.margins(y=0.15)
+    ax.grid(axis="x", visible=False)
+    if len(arms) > 1:
+        ax.legend(loc="upper right")
+
+
+def _speech_of(rows: Rows, otherwise: str) -> str:
+    """What the test sets of these rows are: the table says it, and it wins over what training speech is."""
+    kinds = sorted({row["corpus_kind"] for row in rows})
+    return " and ".join(f"{kind} speech" for kind in kinds) if kinds else otherwise
+
+
+def _by(rows: Rows, *names: str) -> list[tuple[tuple[str, ...], list[dict[str, str]]]]:
+    """Rows in groups of equal cells, both in the order of the table."""
+
+    def key(row: dict[str, str]) -> tuple[str, ...]:
+        return tuple(row[name] for name in names)
+
+    order = {value: place for place, value in enumerate(dict.fromkeys(key(row) for row in rows))}
+    return [(value, list(group)) for value, group in groupby(sorted(rows, key=lambda r: order[key(r)]), key=key)]
+
+
+def draw_all(tables: dict[str, Path], synthetic: bool, out: Path) -> None:
+    """All four figures. tables: main, curves, cka, timeline."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    speech = "trained on synthetic speech" if synthetic else "trained on recorded speech"
+    drawings: dict[str, tuple[Any, str]] = {
+        "curves": (draw_curves, "curves"),
+        "cka": (draw_cka, "cka"),
+        "timeline": (draw_timeline, "timeline"),
+        "errors": (draw_errors, "main"),
+    }
+    for name in FIGURES:
+        draw, table = drawings[name]
+        rows = read_table(tables[table])
+        save(lambda draw=draw, rows=rows: draw(rows, speech), out / name)
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+@friendly_exit()
+def main(
+    main: Path = typer.Option(..., help="main.csv"),
+    curves: Path = typer.Option(..., help="curves.csv"),
+    cka: Path = typer.Option(..., help="cka.csv"),
+    timeline: Path = typer.Option(..., help="timeline.csv"),
+    synthetic: bool = typer.Option(False, help="the training speech was made by a machine"),
+    out: Path = typer.Option(..., help="folder to write"),
+) -> None:
+    """Draw every figure."""
+    draw_all({"main": main, "curves": curves, "cka": cka, "timeline": timeline}, synthetic, out)
+
+
+if __name__ == "__main__":
+    app()

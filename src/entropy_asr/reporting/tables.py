@@ -1,0 +1,325 @@
+"""From scores, provenance, training logs and CKA traces to tidy tables: what every figure and the report are made of.
+
+    python -m entropy_asr.reporting.tables main --scores results/metrics/score/ours/seed-1/english.json … \
+        --provenance results/systems/ours/seed-1/joint_sft/provenance.json … --synthetic english --out …/main.csv
+    python -m entropy_asr.reporting.tables timeline --provenance … --out results/tables/timeline.csv
+    python -m entropy_asr.reporting.tables curves --curves …/train.jsonl … --out results/tables/curves.csv
+    python -m entropy_asr.reporting.tables cka --parts …/part-0/part.json … --config …/pretrain.json --out …/cka.csv
+
+Which system, seed and stage a file belongs to is read from its path, the one place where it is written for certain: a
+stage knows its seed only as the number that its random generators got.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from entropy_asr.errors import InputError, friendly_exit
+from entropy_asr.files import atomic_write, read_json, read_jsonl
+
+ENCODER, LM = "encoder", "lm"  # what stands in the column `arm` for jobs that no arm owns
+LANGUAGES = {"WER": "en", "CER": "zh", "MER": "mixed", "PER": "phonemes"}
+MAIN_COLUMNS = (
+    "arm",
+    "seed",
+    "test_set",
+    "language",
+    "metric",
+    "value_percent",
+    "substitutions",
+    "deletions",
+    "insertions",
+    "reference_tokens",
+    "utterances",
+    "parameters_encoder",
+    "parameters_adaptor",
+    "parameters_llm",
+    "rtf",
+    "audio_hours_encoder",
+    "audio_hours_llm_side",
+    "llm_side_steps",
+    "corpus_kind",
+    "kind",
+    "normalizer_version",
+)
+JOB_COLUMNS = ("job", "arm", "seed", "stage", "index")
+TIMELINE_COLUMNS = (
+    *JOB_COLUMNS,
+    "started",
+    "ended",
+    "wall_seconds",
+    "peak_memory_gib",
+    "end_step",
+    "audio_hours",
+)
+CKA_COLUMNS = ("seed", "part", "step", "cka", "swapped", "threshold", "warmup_steps")
+# Names in train.jsonl, and what they are called where the unit has to be seen.
+CURVE_UNITS = {
+    "ctc": "ctc_nats_per_frame",
+    "consistency": "consistency_nats_per_frame",
+    "time": "unix_time_seconds",
+}
+
+_ENCODER_PATH = re.compile(r"encoders/[^/]+/seed-(\d+)/part-(\d+)/[^/]+$")
+_SYSTEM_PATH = re.compile(r"systems/([^/]+)/seed-(\d+)/(align|joint_sft|ia_sft/iter-(\d+))/[^/]+$")
+_LM_PATH = re.compile(r"text/lm/[^/]+$")
+_SCORE_PATH = re.compile(r"score/([^/]+)/seed-(\d+)/([^/]+)\.json$")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training job.
+
+    Attributes:
+        arm: an arm, or ``encoder`` (pretraining, shared by the arms of a seed), or ``lm`` (shared by all; seed None).
+        stage: pretrain, lm, align, ia_sft or joint_sft.
+        index: pretraining part or IA-SFT iteration, else 0.
+    """
+
+    arm: str
+    seed: int | None
+    stage: str
+    index: int = 0
+
+    @classmethod
+    def of(cls, path: Path) -> Job:
+        """The job that a file belongs to. Raises :class:`InputError` where the path is none of a training job."""
+        text = path.as_posix()
+        if found := _ENCODER_PATH.search(text):
+            return cls(ENCODER, int(found[1]), "pretrain", int(found[2]))
+        if found := _SYSTEM_PATH.search(text):
+            return cls(found[1], int(found[2]), found[3].split("/")[0], int(found[4] or 0))
+        if _LM_PATH.search(text):
+            return cls(LM, None, "lm")
+        raise InputError(
+            f"{path}: not the file of a training job; expected encoders/<objective>/seed-<s>/part-<i>/…, "
+            "systems/<arm>/seed-<s>/{align,ia_sft/iter-<i>,joint_sft}/… or text/lm/…"
+        )
+
+    @property
+    def name(self) -> str:
+        """As people call it."""
+        if self.stage == "pretrain":
+            return f"pretraining part {self.index}"
+        if self.stage == "lm":
+            return "language model"
+        stage = {"align": "alignment", "ia_sft": f"IA-SFT iteration {self.index}", "joint_sft": "joint SFT"}[self.stage]
+        return f"{self.arm}: {stage}"
+
+    def columns(self) -> dict[str, Any]:
+        """The columns that say which job a row is about."""
+        return {"job": self.name, "arm": self.arm, "seed": self.seed, "stage": self.stage, "index": self.index}
+
+
+def write_table(path: Path, rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> None:
+    """Write tidy CSV; None is an empty cell, truth is ``true`` or ``false``."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: str(v).lower() if isinstance(v, bool) else v for name, v in row.items()})
+    atomic_write(path, text.getvalue())
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV table, all cells text. Raises :class:`InputError` where it is missing or has no column."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such table; snakemake {path} makes it")
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if not reader.fieldnames:
+            raise InputError(f"{path}: empty; expected a CSV table with a header")
+        return list(reader)
+
+
+def main_rows(scores: Sequence[Path], provenance: Sequence[Path], synthetic: Sequence[str]) -> list[dict[str, Any]]:
+    """One row a score, with its cost. Raises :class:`InputError` where a score has no training behind it."""
+    jobs = {Job.of(path): read_json(path) for path in provenance}
+    rows = []
+    for path in scores:
+        found = _SCORE_PATH.search(path.as_posix())
+        if found is None:
+            raise InputError(f"{path}: expected …/score/<system>/seed-<s>/<test set>.json")
+        arm, seed, test_set = found[1], int(found[2]), found[3]
+        score = read_json(path)
+        row = {
+            "arm": arm,
+            "seed": seed,
+            "test_set": test_set,
+            "language": LANGUAGES[score["metric"]],
+            "metric": score["metric"],
+            "value_percent": round(100 * score["value"], 4),
+            "rtf": None if score["rtf"] is None else round(score["rtf"], 5),
+            "corpus_kind": "synthetic" if test_set in synthetic else "recorded",
+            "kind": "measured",
+        }
+        same = ("substitutions", "deletions", "insertions", "reference_tokens", "utterances", "normalizer_version")
+        rows.append({**row, **{name: score[name] for name in same}, **_cost(jobs, arm, seed, path)})
+    order = {ENCODER: 1}
+    return sorted(rows, key=lambda row: (order.get(row["arm"], 0), row["test_set"], row["arm"], row["seed"]))
+
+
+def _cost(jobs: dict[Job, dict[str, Any]], arm: str, seed: int, score: Path) -> dict[str, Any]:
+    """Parameters, hours and steps behind one score.
+
+    Pretraining's parts are one run and their hours are counted on from part to part: the last part's are the sum. The
+    stages of an arm each count from zero and are added.
+    """
+    pretraining = {job.index: facts for job, facts in jobs.items() if job.stage == "pretrain" and job.seed == seed}
+    own = {job: facts for job, facts in jobs.items() if job.arm == arm and job.seed == seed and arm != ENCODER}
+    if not pretraining or (arm != ENCODER and not own):
+        missing = "pretraining" if not pretraining else f"arm {arm}"
+        raise InputError(f"{score}: no provenance of {missing}, seed {seed}; give it with --provenance")
+    if arm == ENCODER:
+        same_seed = (facts for job, facts in jobs.items() if job.seed == seed)
+        known = next((facts["parameters"] for facts in same_seed if "parameters" in facts), {})
+        parameters = {"encoder": known.get("encoder")}
+    else:
+        joint = own.get(Job(arm, seed, "joint_sft"), {})
+        parameters = joint.get("parameters", {})
+    return {
+        **{f"parameters_{name}": parameters.get(name) for name in ("encoder", "adaptor", "llm")},
+        "audio_hours_encoder": round(pretraining[max(pretraining)]["audio_hours"], 4),
+        "audio_hours_llm_side": round(sum(facts["audio_hours"] for facts in own.values()), 4),
+        "llm_side_steps": sum(facts["end_step"] for facts in own.values()),
+    }
+
+
+def timeline_rows(provenance: Sequence[Path]) -> list[dict[str, Any]]:
+    """One row a training job, in the order in which they started; times are UTC."""
+    keys = ("started", "ended", "wall_seconds", "peak_memory_gib", "end_step", "audio_hours")
+    rows = []
+    for path in provenance:
+        facts = read_json(path)
+        rows.append({**Job.of(path).columns(), **{key: facts.get(key) for key in keys}})
+    return sorted(rows, key=lambda row: (row["started"], row["job"]))
+
+
+def overlap_minutes(timeline: Sequence[dict[str, Any]], seed: int, arm: str = "ours") -> float | None:
+    """Minutes in which IA-SFT iteration 0 and pretraining part 1 of a seed both ran; None where one of them is missing.
+
+    It is what asynchronous means here: the LLM side trains on one encoder while the next is still being made.
+    """
+
+    def interval(owner: str, stage: str, index: int) -> tuple[datetime, datetime] | None:
+        for row in timeline:
+            if (row["arm"], row["stage"], str(row["index"]), str(row["seed"])) == (owner, stage, str(index), str(seed)):
+                return parse_time(row["started"]), parse_time(row["ended"])
+        return None
+
+    part, iteration = interval(ENCODER, "pretrain", 1), interval(arm, "ia_sft", 0)
+    if part is None or iteration is None:
+        return None
+    seconds = (min(part[1], iteration[1]) - max(part[0], iteration[0])).total_seconds()
+    return max(0.0, seconds) / 60
+
+
+def parse_time(text: str) -> datetime:
+    """An ISO time stamp as UTC."""
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def curve_rows(curves: Sequence[Path]) -> tuple[list[dict[str, Any]], list[str]]:
+    """All log lines of all jobs, and the columns; what a stage does not log is empty.
+
+    Pretraining's parts go on in one count of steps; every other job counts its own. Losses of different stages are in
+    different units, so the unit is a column.
+    """
+    rows = []
+    for path in sorted(curves, key=lambda path: _job_order(Job.of(path))):
+        job = Job.of(path)
+        unit = "nats/frame" if job.stage == "pretrain" else "nats/token"
+        for line in read_jsonl(path):
+            numbers = {CURVE_UNITS.get(name, name): value for name, value in line.items()}
+            rows.append({**job.columns(), "loss_unit": unit, **numbers})
+    first = [*JOB_COLUMNS, "step", "loss", "loss_unit"]
+    return rows, [*first, *dict.fromkeys(name for row in rows for name in row if name not in first)]
+
+
+def _job_order(job: Job) -> tuple[int, str, int, int]:
+    stages = ("lm", "pretrain", "align", "ia_sft", "joint_sft")
+    return job.seed or 0, job.arm if job.arm not in (ENCODER, LM) else "", stages.index(job.stage), job.index
+
+
+def cka_rows(parts: Sequence[Path], cka_config: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row a measurement. ``swapped``: it ended its part, and the encoder was handed over.
+
+    The trace in a part's file goes back to the first part (the parts are one run): each measurement is kept once.
+    """
+    rows: dict[tuple[int, int], dict[str, Any]] = {}
+    swaps: dict[tuple[int, int], int] = {}
+    for path in parts:
+        seed = Job.of(path).seed
+        assert seed is not None  # pretraining always has one
+        part = read_json(path)
+        for point in part["cka"]:
+            key = (seed, point["step"])
+            rows[key] = {"seed": seed, "part": point["part"], "step": point["step"], "cka": point["cka"]}
+            if part["ended_by"] == "cka" and point["part"] == part["part"]:
+                swaps[seed, part["part"]] = max(point["step"], swaps.get((seed, part["part"]), 0))
+    settings = {name: cka_config.get(name) for name in ("threshold", "warmup_steps")}
+    return [
+        {**row, "swapped": swaps.get((seed, row["part"])) == step, **settings}
+        for (seed, step), row in sorted(rows.items())
+    ]
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
+
+
+@app.command()
+@friendly_exit()
+def main(
+    scores: list[Path] = typer.Option(..., help="…/score/<system>/seed-<s>/<test set>.json; repeat"),
+    provenance: list[Path] = typer.Option(..., help="provenance.json of every training job; repeat"),
+    synthetic: list[str] = typer.Option([], help="test set whose speech was made by a machine; repeat"),
+    out: Path = typer.Option(..., help="CSV to write"),
+) -> None:
+    """Error rates with what each system cost."""
+    write_table(out, main_rows(scores, provenance, synthetic), MAIN_COLUMNS)
+
+
+@app.command()
+@friendly_exit()
+def timeline(
+    provenance: list[Path] = typer.Option(..., help="provenance.json of every training job; repeat"),
+    out: Path = typer.Option(..., help="CSV to write"),
+) -> None:
+    """When each training job ran, how long, with how much memory."""
+    write_table(out, timeline_rows(provenance), TIMELINE_COLUMNS)
+
+
+@app.command()
+@friendly_exit()
+def curves(
+    curves: list[Path] = typer.Option(..., help="train.jsonl of every training job; repeat"),
+    out: Path = typer.Option(..., help="CSV to write"),
+) -> None:
+    """Every log line of every training job."""
+    rows, columns = curve_rows(curves)
+    write_table(out, rows, columns)
+
+
+@app.command()
+@friendly_exit()
+def cka(
+    parts: list[Path] = typer.Option(..., help="part.json of every pretraining part; repeat"),
+    config: Path | None = typer.Option(None, help="pretraining's sections: threshold and warm-up"),
+    out: Path = typer.Option(..., help="CSV to write"),
+) -> None:
+    """The CKA trace and where encoders were swapped."""
+    settings = read_json(config)["cka"] if config else {}
+    write_table(out, cka_rows(parts, settings), CKA_COLUMNS)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,108 @@
+"""The tables hold what the artifacts say: cumulative hours once, each CKA point once, overlap from the clock."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from entropy_asr.errors import InputError
+from entropy_asr.reporting.tables import (
+    Job,
+    app,
+    cka_rows,
+    curve_rows,
+    main_rows,
+    overlap_minutes,
+    read_table,
+    timeline_rows,
+)
+
+
+def of_all(run: Path, name: str) -> list[Path]:
+    return sorted(run.rglob(name))
+
+
+def main_table(run: Path) -> list[dict]:
+    return main_rows(of_all(run, "score/*/seed-1/*.json"), of_all(run, "provenance.json"), ["english"])
+
+
+def test_cost_counts_pretraining_once_and_adds_the_stages_of_the_arm(run: Path) -> None:
+    rows = {(row["arm"], row["test_set"]): row for row in main_table(run)}
+    ours, other = rows["ours", "english"], rows["no_ia_sft", "english"]
+    assert ours["audio_hours_encoder"] == other["audio_hours_encoder"] == 4.0
+    assert ours["audio_hours_llm_side"] == 0.5 + 3 * 0.25 + 0.75
+    assert ours["llm_side_steps"] == other["llm_side_steps"] == 250
+    assert [ours[f"parameters_{name}"] for name in ("encoder", "adaptor", "llm")] == [1000, 200, 3000]
+
+
+def test_scores_become_percent_with_language_and_corpus_kind(run: Path) -> None:
+    rows = {(row["arm"], row["test_set"]): row for row in main_table(run)}
+    row = rows["ours", "english"]
+    assert (row["value_percent"], row["metric"], row["language"], row["corpus_kind"]) == (
+        10.0,
+        "WER",
+        "en",
+        "synthetic",
+    )
+    assert rows["ours", "mandarin"]["language"] == "zh" and rows["ours", "mandarin"]["corpus_kind"] == "recorded"
+    encoder = rows["encoder", "english"]
+    assert (encoder["metric"], encoder["language"], encoder["parameters_encoder"]) == ("PER", "phonemes", 1000)
+    assert encoder["parameters_llm"] is None and encoder["llm_side_steps"] == 0
+
+
+def test_a_score_without_training_behind_it_is_refused(run: Path) -> None:
+    scores = of_all(run, "score/ours/seed-1/*.json")
+    with pytest.raises(InputError, match="no provenance of arm ours, seed 1"):
+        main_rows(scores, of_all(run, "part-*/provenance.json"), [])
+
+
+def test_seed_and_stage_come_from_the_path(run: Path) -> None:
+    job = Job.of(run / "systems/ours/seed-1/ia_sft/iter-2/provenance.json")
+    assert job == Job("ours", 1, "ia_sft", 2)  # the file itself says seed 102, that of its random generators
+    with pytest.raises(InputError, match="not the file of a training job"):
+        Job.of(run / "tables/main.csv")
+
+
+def test_cka_points_are_kept_once_and_the_last_of_a_part_is_its_swap(run: Path) -> None:
+    rows = cka_rows(of_all(run, "part.json"), {"threshold": 0.9, "warmup_steps": 20})
+    assert [row["step"] for row in rows] == [40, 60, 80, 100, 120]
+    assert [row["swapped"] for row in rows] == [False, True, False, True, False]
+    assert {row["threshold"] for row in rows} == {0.9}
+
+
+def test_overlap_is_the_time_that_both_ran(run: Path) -> None:
+    timeline = timeline_rows(of_all(run, "provenance.json"))
+    assert overlap_minutes(timeline, 1) == 6.5  # part 1: 10 to 20.5; iteration 0: 14 to 22
+    assert overlap_minutes(timeline, 2) is None
+    assert [row["job"] for row in timeline][:2] == ["pretraining part 0", "ours: alignment"]
+
+
+def test_jobs_that_follow_each_other_do_not_overlap(run: Path) -> None:
+    timeline = timeline_rows(of_all(run, "provenance.json"))
+    for row in timeline:
+        if row["stage"] == "ia_sft" and row["index"] == 0:
+            row["started"], row["ended"] = "2026-01-01T10:21:00+00:00", "2026-01-01T10:22:00+00:00"
+    assert overlap_minutes(timeline, 1) == 0.0
+
+
+def test_curves_name_the_unit_of_the_loss(run: Path) -> None:
+    rows, columns = curve_rows(of_all(run, "train.jsonl"))
+    assert {row["loss_unit"] for row in rows if row["stage"] == "pretrain"} == {"nats/frame"}
+    assert {row["loss_unit"] for row in rows if row["stage"] != "pretrain"} == {"nats/token"}
+    assert "unix_time_seconds" in columns and "time" not in columns
+
+
+def test_command_lines_write_csv(run: Path) -> None:
+    parts = [argument for path in of_all(run, "part.json") for argument in ("--parts", str(path))]
+    out = run / "tables/cka.csv"
+    done = CliRunner().invoke(app, ["cka", *parts, "--config", str(run / "config/pretrain.json"), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert read_table(out)[1] == {
+        "seed": "1",
+        "part": "0",
+        "step": "60",
+        "cka": "0.85",
+        "swapped": "true",
+        "threshold": "0.9",
+        "warmup_steps": "20",
+    }
