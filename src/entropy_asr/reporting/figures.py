@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
@@ -37,9 +37,23 @@ STAGES = {
     "ia_sft": "IA-SFT, all iterations",
     "joint_sft": "Late joint SFT",
 }
-# Dark, middle, light; hatches say the same without colour.
-COLORS = ("#16324f", "#d1702b", "#4fa3a0", "#8a94a0")
-HATCHES = ("", "///", "...", "xx")
+
+
+class Look(NamedTuple):
+    """How one owner of jobs is drawn, everywhere the same; dash and hatch say it without colour."""
+
+    color: str
+    hatch: str
+    dash: str
+
+
+_SHARED = {ENCODER: Look("#4fa3a0", "...", "-"), LM: Look("#8a94a0", "", "-")}
+_ARMS = (
+    Look("#16324f", "", "-"),
+    Look("#d1702b", "///", "--"),
+    Look("#7a5195", "xx", "-."),
+    Look("#a3b18a", "\\\\", ":"),
+)
 _LOG_FROM = 5.0  # a loss that falls by less than this factor is clearer on a linear axis
 
 
@@ -56,6 +70,16 @@ def save(draw: Callable[[], Figure], stem: Path) -> None:
         plt.close(figure)
 
 
+def arms_of(rows: Rows) -> list[str]:
+    """The arms of a table, `ours` first."""
+    return sorted({row["arm"] for row in rows} - _SHARED.keys(), key=lambda arm: (arm != "ours", arm))
+
+
+def look(owner: str, rows: Rows) -> Look:
+    """The look of an arm, of the encoder or of the language model."""
+    return _SHARED.get(owner) or _ARMS[arms_of(rows).index(owner) % len(_ARMS)]
+
+
 def draw_curves(rows: Rows, speech: str) -> Figure:
     """Training loss, a panel a stage. IA-SFT's iterations follow each other; a dotted line at each encoder swap."""
     import matplotlib.pyplot as plt
@@ -65,15 +89,14 @@ def draw_curves(rows: Rows, speech: str) -> Figure:
     lines = max(1, -(-len(stages) // columns))
     figure, grid = plt.subplots(lines, columns, figsize=(9, 2.7 * lines), squeeze=False)
     axes = list(grid.flat)
-    owners = [arm for arm in dict.fromkeys(row["arm"] for row in rows) if arm not in (ENCODER, LM)]
     for stage, ax in zip(stages, axes, strict=False):
         chosen = [row for row in rows if row["stage"] == stage]
         for (arm, _), line in _by(chosen, "arm", "seed"):
-            style = owners.index(arm) if arm in owners else 0
+            drawn = look(arm, rows)
             steps, swaps = _continuous_steps(line)
-            label = arm if arm in owners else None
+            label = None if arm in _SHARED else arm
             losses = [float(row["loss"]) for row in line]
-            ax.plot(steps, losses, color=COLORS[style], linestyle=("-", "--", "-.", ":")[style], label=label)
+            ax.plot(steps, losses, color=drawn.color, linestyle=drawn.dash, label=label)
             if stage in ("ia_sft", "pretrain"):
                 for swap in swaps:
                     ax.axvline(swap, color="#5b6672", linewidth=0.9, linestyle=":")
@@ -84,7 +107,8 @@ def draw_curves(rows: Rows, speech: str) -> Figure:
         ax.set(title=STAGES[stage], xlabel=f"optimiser steps{heard}", ylabel=f"loss, {chosen[0]['loss_unit']}")
     for ax in axes[len(stages) :]:
         ax.set_axis_off()
-    handles = {label: h for ax in axes for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    labelled = {label: h for ax in axes for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    handles = {arm: labelled[arm] for arm in arms_of(rows) if arm in labelled}
     host = axes[-1] if len(stages) < len(axes) else axes[len(stages) - 1]
     if handles:
         host.legend(handles.values(), handles.keys(), loc="center" if host is not axes[len(stages) - 1] else "best")
@@ -113,10 +137,10 @@ def draw_cka(rows: Rows, speech: str) -> Figure:
     settings = rows[0] if rows else {"threshold": "", "warmup_steps": ""}
     seeds = list(dict.fromkeys(row["seed"] for row in rows))
     for (seed, part), line in _by(rows, "seed", "part"):
-        style = seeds.index(seed) % len(COLORS)
+        drawn = _ARMS[seeds.index(seed) % len(_ARMS)]
         steps, values = [int(row["step"]) for row in line], [float(row["cka"]) for row in line]
         first = part == line[0]["part"] and not any(a.get_label() == f"seed {seed}" for a in ax.lines)
-        ax.plot(steps, values, "-", marker="o", color=COLORS[style], label=f"seed {seed}" if first else None)
+        ax.plot(steps, values, drawn.dash, marker="o", color=drawn.color, label=f"seed {seed}" if first else None)
     swaps = [row for row in rows if row["swapped"] == "true"]
     for row in swaps:
         step, value = int(row["step"]), float(row["cka"])
@@ -136,8 +160,7 @@ def draw_cka(rows: Rows, speech: str) -> Figure:
         ax.text(0.5, 0.5, "no CKA measurement in this run", transform=ax.transAxes, ha="center")
     ax.margins(y=0.18)
     ax.set_xlim(left=0)
-    ax.set(xlabel=f"pretraining steps\n{speech}", ylabel="linear CKA to the last handed-over encoder (1: equal)")
-    ax.yaxis.label.set_size(8)
+    ax.set(xlabel=f"pretraining steps\n{speech}", ylabel="linear CKA to the reference encoder")
     ax.set_title("Pretraining hands its encoder over when it has changed enough")
     if ax.get_legend_handles_labels()[0]:
         ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -160,17 +183,16 @@ def draw_timeline(rows: Rows, speech: str) -> Figure:
         return (parse_time(text) - origin).total_seconds() / 60
 
     for ax, (seed, lines) in zip(grid.flat, shown.items(), strict=True):
-        arms = [arm for arm in dict.fromkeys(row["arm"] for row in lines) if arm not in (ENCODER, LM)]
         for place, row in enumerate(lines):
-            style = 1 + arms.index(row["arm"]) if row["arm"] in arms else 0 if row["arm"] == ENCODER else 3
+            drawn = look(row["arm"], rows)
             begin, end = minutes(row["started"]), minutes(row["ended"])
-            colors = {"color": COLORS[style], "edgecolor": "white", "hatch": HATCHES[style]}
+            colors = {"color": drawn.color, "edgecolor": "white", "hatch": drawn.hatch}
             ax.barh(place, max(end - begin, 1e-3), left=begin, height=0.72, **colors)
             ax.text(end, place, f" {end - begin:.1f} min", va="center", fontsize=7, color="#2b333b")
         ax.set_yticks(range(len(lines)), [row["job"] for row in lines])
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
-        ax.set_title(f"Seed {seed}" if len(seeds) > 1 else "Pretraining and the LLM side run at the same time")
+        ax.set_title(f"Seed {seed}" if len(seeds) > 1 else "What ran when")
         both = [
             r
             for r in lines
@@ -206,25 +228,25 @@ def draw_errors(rows: Rows, speech: str) -> Figure:
     sizes = [len({(row["arm"], row["test_set"]) for row in part}) + 1 for part in shown]
     figure, grid = plt.subplots(1, len(shown), figsize=(8, 3.6), squeeze=False, width_ratios=sizes)
     for ax, part in zip(grid.flat, shown, strict=True):
-        _bars(ax, part, first=0 if part is systems else 2)
+        _bars(ax, part, rows)
         title = "Speech-LLM, after joint SFT" if part is systems else "Encoder alone"
         ax.set(title=title, ylabel="error rate, %", xlabel=_speech_of(part, speech))
     return figure
 
 
-def _bars(ax: Axes, rows: Rows, first: int) -> None:
+def _bars(ax: Axes, rows: Rows, everything: Rows) -> None:
     tests = list(dict.fromkeys((row["test_set"], row["metric"]) for row in rows))
-    arms = sorted(dict.fromkeys(row["arm"] for row in rows), key=lambda arm: (arm != "ours", arm))
+    arms = arms_of(rows) or [ENCODER]
     width = 0.8 / len(arms)
     for number, arm in enumerate(arms):
-        style = (first + number) % len(COLORS)
+        drawn = look(arm, everything)
         for place, (test_set, _) in enumerate(tests):
             chosen = [float(r["value_percent"]) for r in rows if (r["arm"], r["test_set"]) == (arm, test_set)]
             if not chosen:
                 continue
             x = place + (number - (len(arms) - 1) / 2) * width
             mean = fmean(chosen)
-            bar = {"color": COLORS[style], "edgecolor": "white", "hatch": HATCHES[style]}
+            bar = {"color": drawn.color, "edgecolor": "white", "hatch": drawn.hatch}
             ax.bar(x, mean, width * 0.92, label=arm if place == 0 else None, **bar)
             if len(chosen) > 1:
                 ax.plot([x] * len(chosen), chosen, "o", color="white", markeredgecolor="black", linestyle="none")

@@ -1,0 +1,320 @@
+"""The report of a run: one HTML file with everything in it, which any browser opens without a network.
+
+    python -m entropy_asr.reporting.report --main results/tables/main.csv --cka results/tables/cka.csv \
+        --timeline results/tables/timeline.csv --figures results/figures/errors.svg … \
+        --hyps results/decode/…/english.jsonl … --quality results/manifests/…/en-test.quality.json … \
+        --errors results/metrics/score/…/english.errors.txt … --provenance …/provenance.json … \
+        --config results/config/resolved.yaml --out results/report/index.html
+
+It computes nothing that is not in its inputs, apart from means over seeds, the overlap of two jobs and the choice of
+the example transcripts, which is by hash and not by hand.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import typer
+
+from entropy_asr.errors import InputError, friendly_exit
+from entropy_asr.evaluation.score import METRICS, Scored, Unit, count, read_hypotheses
+from entropy_asr.files import atomic_write, read_json
+from entropy_asr.reporting.tables import ENCODER, overlap_minutes, parse_time, read_table
+
+Rows = Sequence[dict[str, str]]
+
+TEMPLATE = Path(__file__).with_name("report.html")
+EXAMPLES = 5  # transcripts a test set
+EXAMPLES_WITH_ERRORS = 3  # of those, where there are so many
+LANGUAGE_TAGS = {"en": "en", "zh": "zh-Hans", "mixed": "zh-Hans"}
+FIGURES = {
+    "errors": (
+        "Error rates",
+        "Share of words (WER, English) or characters (CER, Mandarin) that are wrong; lower is better. The right panel "
+        "is the pretrained encoder alone, in phonemes (PER): what the speech-LLM has to work with, not a rival of it.",
+    ),
+    "curves": (
+        "Training curves",
+        "Training loss of each stage. Dotted lines are swaps of the encoder: a jump at one, and how fast it is made "
+        "good, is what a hot swap costs. The arm without IA-SFT takes the same number of LLM-side steps in joint SFT.",
+    ),
+    "cka": (
+        "CKA trace",
+        "How alike the encoder in training is to the one handed over last, on fixed development speech (1: equal up to "
+        "rotation and scale). Each fall below the dashed line ends a part and hands the encoder over; the comparison "
+        "then starts again from the new reference. Nothing is measured during warm-up.",
+    ),
+    "timeline": (
+        "Timeline",
+        "Wall-clock time of every training job. Where a bar of IA-SFT lies below one of pretraining, the LLM side was "
+        "training while the next encoder was still being made.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of an aligned transcript. kind: correct, substitution, deletion or insertion."""
+
+    kind: str
+    reference: str
+    hypothesis: str
+
+
+def headline(rows: Rows) -> list[dict[str, Any]]:
+    """One entry a test set: its systems with mean and standard deviation over seeds in percent, the best marked."""
+    groups = []
+    for (test_set, metric), group in _by(rows, "test_set", "metric"):
+        systems = []
+        for (arm,), same in _by(group, "arm"):
+            values = [float(row["value_percent"]) for row in same]
+            counts = {
+                name: sum(int(row[name]) for row in same) for name in ("substitutions", "deletions", "insertions")
+            }
+            rtfs = [float(row["rtf"]) for row in same if row["rtf"]]
+            systems.append(
+                {
+                    "arm": arm,
+                    "percent": fmean(values),
+                    "spread": stdev(values) if len(values) > 1 else None,
+                    "seeds": len(values),
+                    **counts,
+                    "reference_tokens": sum(int(row["reference_tokens"]) for row in same),
+                    "rtf": fmean(rtfs) if rtfs else None,
+                    "audio_hours_encoder": fmean(float(row["audio_hours_encoder"]) for row in same),
+                    "audio_hours_llm_side": fmean(float(row["audio_hours_llm_side"]) for row in same),
+                    "llm_side_steps": fmean(float(row["llm_side_steps"]) for row in same),
+                    "parameters": sum(
+                        int(same[0][f"parameters_{part}"] or 0) for part in ("encoder", "adaptor", "llm")
+                    ),
+                }
+            )
+        best = min(system["percent"] for system in systems)
+        systems = [{**system, "best": system["percent"] == best} for system in systems]
+        systems.sort(key=lambda system: (system["arm"] != "ours", system["arm"]))
+        groups.append(
+            {"test_set": test_set, "metric": metric, "speech": f"{group[0]['corpus_kind']} speech", "systems": systems}
+        )
+    return groups
+
+
+def swaps(cka: Rows, timeline: Rows) -> list[dict[str, Any]]:
+    """Each hand-over: at which step, at which CKA, and which jobs it let start."""
+    found = []
+    for row in cka:
+        if row["swapped"] != "true":
+            continue
+        part = int(row["part"])
+        wanted = {(ENCODER, "pretrain", part + 1), ("ours", "ia_sft", part)} | (
+            {("ours", "align", 0)} if part == 0 else set()
+        )
+        started = [
+            {"job": job["job"], "clock": parse_time(job["started"]).strftime("%H:%M:%S")}
+            for job in timeline
+            if job["seed"] == row["seed"] and (job["arm"], job["stage"], int(job["index"])) in wanted
+        ]
+        found.append({**row, "number": part + 1, "started": started})
+    return found
+
+
+def choose_examples(utterances: Sequence[Scored], number: int = EXAMPLES) -> list[Scored]:
+    """Some utterances with errors, then some without; in the order of the hash of their ids, so that nobody picks."""
+    order = sorted(utterances, key=lambda item: hashlib.sha256(item.id.encode()).hexdigest())
+    wrong = [item for item in order if count(item.pairs).errors]
+    clean = [item for item in order if not count(item.pairs).errors]
+    shown_clean = clean[: max(number - min(len(wrong), EXAMPLES_WITH_ERRORS), 0)]
+    return wrong[: number - len(shown_clean)] + shown_clean
+
+
+def pieces(pairs: Sequence[tuple[str | None, str | None]], unit: Unit) -> list[Piece]:
+    """An alignment as stretches of one kind, tokens joined as they are written."""
+
+    def kind(pair: tuple[str | None, str | None]) -> str:
+        reference, hypothesis = pair
+        if reference == hypothesis:
+            return "correct"
+        return "insertion" if reference is None else "deletion" if hypothesis is None else "substitution"
+
+    stretches = []
+    for name, group in groupby(pairs, key=kind):
+        members = list(group)
+        sides = ([token for token in side if token is not None] for side in zip(*members, strict=True))
+        stretches.append(Piece(name, *(_joined(side, unit) for side in sides)))
+    return stretches
+
+
+def _joined(tokens: Iterable[str], unit: Unit) -> str:
+    """Spaces between words; none in Mandarin, and in mixed speech none between two hanzi."""
+    text = ""
+    for token in tokens:
+        close = unit == "zh" or (unit == "mixed" and text and not text[-1].isascii() and not token[0].isascii())
+        text += token if close or not text else f" {token}"
+    return text
+
+
+def transcripts(hyps: Sequence[Path]) -> list[dict[str, Any]]:
+    """The chosen examples of each test set."""
+    shown = []
+    for path in hyps:
+        unit, utterances = read_hypotheses(path)
+        shown.append(
+            {
+                "test_set": path.stem,
+                "lang": LANGUAGE_TAGS.get(unit, "en"),
+                "metric": METRICS[unit],
+                "space": "" if unit == "zh" else " ",
+                "utterances": len(utterances),
+                "with_errors": sum(count(item.pairs).errors > 0 for item in utterances),
+                "examples": [
+                    {"id": item.id, "pieces": pieces(item.pairs, unit), "errors": count(item.pairs).errors}
+                    for item in choose_examples(utterances)
+                ],
+            }
+        )
+    return shown
+
+
+def overlap_sentence(timeline: Rows, seed: int) -> str:
+    """What the time stamps say about one seed."""
+    minutes = overlap_minutes(timeline, seed)
+    if minutes is None:
+        return f"Seed {seed}: there was no second pretraining part, or no IA-SFT, so nothing could overlap."
+    if minutes == 0:
+        return f"Seed {seed}: IA-SFT iteration 0 and pretraining part 1 did not run at the same time."
+    return f"Seed {seed}: IA-SFT iteration 0 and pretraining part 1 ran at the same time for {minutes:.1f} minutes."
+
+
+def origin(provenance: Sequence[Path], timeline: Rows) -> dict[str, Any]:
+    """What made the run: distinct values over all jobs, so that a mixture of commits or machines is seen."""
+    facts = [read_json(path) for path in provenance]
+    packages = {f"{name} {version}" for item in facts for name, version in item.get("packages", {}).items()}
+    hardware = set()
+    for item in facts:
+        machine = item.get("hardware", {})
+        gpus = ", ".join(machine.get("gpus") or []) or "no GPU"
+        processes, threads = machine.get("world_size", 1), machine.get("cpu_threads", "?")
+        hardware.add(
+            f"{machine.get('processor', '?')}, {processes} process(es) a job, {threads} thread(s) each, {gpus}"
+        )
+    first, last = (pick(parse_time(row[key]) for row in timeline) for pick, key in ((min, "started"), (max, "ended")))
+    memory = [float(row["peak_memory_gib"]) for row in timeline if row["peak_memory_gib"]]
+    return {
+        "commits": sorted({str(item.get("git_commit") or "not a git checkout") for item in facts}),
+        "dirty": sum(bool(item.get("git_dirty")) for item in facts),
+        "jobs": len(facts),
+        "python": sorted({str(item.get("python", "?")) for item in facts}),
+        "packages": sorted(packages),
+        "hardware": sorted(hardware),
+        "elapsed_minutes": (last - first).total_seconds() / 60,
+        "job_minutes": sum(float(row["wall_seconds"] or 0) for row in timeline) / 60,
+        "peak_memory_gib": max(memory) if memory else None,
+        "started": first.strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def figure(path: Path) -> dict[str, str]:
+    """An SVG as data, so that the report is one file; drawn as an image, so that no ids of two figures can clash."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such figure; the rule `figures` makes it")
+    title, caption = FIGURES.get(path.stem, (path.stem, ""))
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return {"name": path.stem, "title": title, "caption": caption, "source": f"data:image/svg+xml;base64,{data}"}
+
+
+def _by(rows: Rows, *names: str) -> list[tuple[tuple[str, ...], list[dict[str, str]]]]:
+    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return list(groups.items())
+
+
+def render(
+    tables: dict[str, Path],
+    figures: Sequence[Path],
+    hyps: Sequence[Path],
+    quality: Sequence[Path],
+    provenance: Sequence[Path],
+    config: Path,
+    errors: Sequence[Path],
+    out: Path,
+) -> str:
+    """The page as text. tables: main, cka, timeline. Links are relative to ``out``, the file that it will be."""
+    import yaml
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    main, cka, timeline = (read_table(tables[name]) for name in ("main", "cka", "timeline"))
+    resolved = config.read_text(encoding="utf-8")
+    splits = [{"name": path.name.removesuffix(".quality.json"), **read_json(path)} for path in quality]
+    seeds = sorted({int(row["seed"]) for row in main})
+    artifacts = {
+        "Tables": list(tables.values()),
+        "Figures": list(figures),
+        "Hypotheses": list(hyps),
+        "Error reports, every utterance aligned": list(errors),
+        "Data quality": list(quality),
+        "Provenance of each job": list(provenance),
+        "Config with all defaults": [config],
+    }
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE.name).render(
+        name=yaml.safe_load(resolved).get("name", "run"),
+        seeds=seeds,
+        systems=headline([row for row in main if row["arm"] != ENCODER]),
+        encoder=headline([row for row in main if row["arm"] == ENCODER]),
+        training_speech=" and ".join(f"{kind} speech" for kind in sorted({split["corpus_kind"] for split in splits})),
+        figures=[figure(path) for path in figures],
+        swaps=swaps(cka, timeline),
+        threshold=next((row["threshold"] for row in cka), ""),
+        overlaps=[overlap_sentence(timeline, seed) for seed in seeds],
+        transcripts=transcripts(hyps),
+        speech={row["test_set"]: f"{row['corpus_kind']} speech" for row in main},
+        splits=splits,
+        origin=origin(provenance, timeline),
+        timeline=timeline,
+        config=resolved,
+        artifacts={
+            title: [(path.as_posix(), Path(os.path.relpath(path, out.parent)).as_posix()) for path in paths]
+            for title, paths in artifacts.items()
+            if paths
+        },
+    )
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+@friendly_exit()
+def main(
+    main: Path = typer.Option(..., help="main.csv"),
+    cka: Path = typer.Option(..., help="cka.csv"),
+    timeline: Path = typer.Option(..., help="timeline.csv"),
+    figures: list[Path] = typer.Option(..., help="SVG figure, in the order of the page; repeat"),
+    hyps: list[Path] = typer.Option(..., help="hypotheses of one arm and seed, a file a test set; repeat"),
+    quality: list[Path] = typer.Option(..., help="<split>.quality.json; repeat"),
+    provenance: list[Path] = typer.Option(..., help="provenance.json of every training job; repeat"),
+    config: Path = typer.Option(..., help="the whole config, defaults included, YAML"),
+    errors: list[Path] = typer.Option([], help="error report to link to; repeat"),
+    out: Path = typer.Option(..., help="HTML file to write"),
+) -> None:
+    """Write the report."""
+    tables = {"main": main, "cka": cka, "timeline": timeline}
+    atomic_write(out, render(tables, figures, hyps, quality, provenance, config, errors, out))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,70 @@
+"""Figures follow from their tables: the same bytes each time, and what they are of is said in them."""
+
+from pathlib import Path
+
+import pytest
+
+from entropy_asr.reporting import figures, tables
+
+
+@pytest.fixture
+def drawn_from(run: Path) -> dict[str, Path]:
+    """The four tables of the run."""
+    provenance, scores = sorted(run.rglob("provenance.json")), sorted(run.rglob("score/*/seed-1/*.json"))
+    paths = {name: run / f"tables/{name}.csv" for name in ("main", "curves", "cka", "timeline")}
+    tables.write_table(
+        paths["main"], tables.main_rows(scores, provenance, ["english", "mandarin"]), tables.MAIN_COLUMNS
+    )
+    tables.write_table(paths["curves"], *tables.curve_rows(sorted(run.rglob("train.jsonl"))))
+    settings = {"threshold": 0.9, "warmup_steps": 20}
+    tables.write_table(paths["cka"], tables.cka_rows(sorted(run.rglob("part.json")), settings), tables.CKA_COLUMNS)
+    tables.write_table(paths["timeline"], tables.timeline_rows(provenance), tables.TIMELINE_COLUMNS)
+    return paths
+
+
+def texts(figure: object) -> str:
+    import matplotlib.text
+
+    return " | ".join(text.get_text() for text in figure.findobj(matplotlib.text.Text))
+
+
+def test_drawn_twice_gives_the_same_bytes(drawn_from: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        figures.draw_all(drawn_from, True, tmp_path / name)
+    for name in figures.FIGURES:
+        for kind in ("svg", "png"):
+            first, second = (tmp_path / folder / f"{name}.{kind}" for folder in ("first", "second"))
+            assert first.read_bytes() == second.read_bytes(), first.name
+        assert b"<dc:date>" not in (tmp_path / f"first/{name}.svg").read_bytes()
+
+
+def test_each_says_that_speech_is_synthetic(drawn_from: dict[str, Path]) -> None:
+    for draw, table in (
+        (figures.draw_curves, "curves"),
+        (figures.draw_cka, "cka"),
+        (figures.draw_timeline, "timeline"),
+        (figures.draw_errors, "main"),
+    ):
+        assert "synthetic speech" in texts(draw(tables.read_table(drawn_from[table]), "trained on synthetic speech"))
+
+
+def test_swaps_threshold_and_overlap_are_labelled(drawn_from: dict[str, Path]) -> None:
+    shown = texts(figures.draw_cka(tables.read_table(drawn_from["cka"]), "speech"))
+    assert "swap 1\nstep 60" in shown and "swap 2\nstep 100" in shown and "threshold 0.9" in shown
+    assert "IA-SFT iteration 0 beside pretraining part 1: 6.5 min" in texts(
+        figures.draw_timeline(tables.read_table(drawn_from["timeline"]), "speech")
+    )
+
+
+def test_iterations_that_count_anew_are_put_in_a_row() -> None:
+    rows = [{"index": i, "step": s} for i, s in (("0", "10"), ("0", "20"), ("1", "10"), ("1", "20"), ("2", "10"))]
+    assert figures._continuous_steps(rows) == ([10, 20, 30, 40, 50], [20, 40])
+
+
+def test_parts_that_go_on_in_one_count_keep_it() -> None:
+    rows = [{"index": i, "step": s} for i, s in (("0", "10"), ("0", "20"), ("1", "30"))]
+    assert figures._continuous_steps(rows) == ([10, 20, 30], [20])
+
+
+def test_a_run_without_a_measurement_has_a_cka_figure_that_says_so() -> None:
+    assert "no CKA measurement" in texts(figures.draw_cka([], "speech"))

@@ -1,0 +1,138 @@
+# Tables, figures and the report. main.csv needs scores and provenance only; all else is drawn from tables.
+import yaml
+
+REPORTED = "ours" if "ours" in ARMS else ARMS[0]  # whose transcripts the report shows
+SPLITS = [*CONFIG.data.train, *CONFIG.data.dev, *dict.fromkeys(test.split for test in CONFIG.data.test.values())]
+
+
+def is_synthetic(split):
+    corpus = CONFIG.data.corpora[split.split("/")[0]]
+    return corpus.synthetic or corpus.kind == "embedded"
+
+
+def of_each_job(name):
+    """A file of every training job; asks the checkpoints how many parts, and so IA-SFT iterations, there are."""
+
+    def files(wildcards):
+        found = [] if CONFIG.llm.pretrained else [f"results/text/lm/{name}"]
+        for seed in SEEDS:
+            encoders = [part.replace("part.json", name) for part in parts(seed)]
+            found += encoders
+            for arm in ARMS:
+                stages = ["align", "joint_sft"]
+                if arm == "ours":
+                    stages += [f"ia_sft/iter-{iteration}" for iteration in range(len(encoders))]
+                found += expand(SYSTEM + "/{stage}/{name}", arm=arm, seed=seed, stage=stages, name=name)
+        return found
+
+    return files
+
+
+def every_part(wildcards):
+    return [part for seed in SEEDS for part in parts(seed)]
+
+
+rule table_main:
+    input:
+        scores=expand(
+            "results/metrics/score/{system}/seed-{seed}/{testset}.json",
+            system=[*ARMS, "encoder"],
+            seed=SEEDS,
+            testset=TESTS,
+        ),
+        provenance=of_each_job("provenance.json"),
+    output:
+        "results/tables/main.csv",
+    params:
+        synthetic=" ".join(f"--synthetic {name}" for name in TESTS if is_synthetic(CONFIG.data.test[name].split)),
+    log:
+        "results/logs/table_main.log",
+    shell:
+        "python -m entropy_asr.reporting.tables main $(printf -- '--scores %s ' {input.scores})"
+        " $(printf -- '--provenance %s ' {input.provenance}) {params.synthetic} --out {output} 2>&1 | tee {log}"
+
+
+rule table_timeline:
+    input:
+        of_each_job("provenance.json"),
+    output:
+        "results/tables/timeline.csv",
+    log:
+        "results/logs/table_timeline.log",
+    shell:
+        "python -m entropy_asr.reporting.tables timeline $(printf -- '--provenance %s ' {input}) --out {output} 2>&1 | tee {log}"
+
+
+rule table_curves:
+    input:
+        of_each_job("train.jsonl"),
+    output:
+        "results/tables/curves.csv",
+    log:
+        "results/logs/table_curves.log",
+    shell:
+        "python -m entropy_asr.reporting.tables curves $(printf -- '--curves %s ' {input}) --out {output} 2>&1 | tee {log}"
+
+
+rule table_cka:
+    input:
+        parts=every_part,
+        config="results/config/pretrain.json",
+    output:
+        "results/tables/cka.csv",
+    log:
+        "results/logs/table_cka.log",
+    shell:
+        "python -m entropy_asr.reporting.tables cka $(printf -- '--parts %s ' {input.parts}) --config {input.config}"
+        " --out {output} 2>&1 | tee {log}"
+
+
+rule figures:
+    input:
+        main="results/tables/main.csv",
+        curves="results/tables/curves.csv",
+        cka="results/tables/cka.csv",
+        timeline="results/tables/timeline.csv",
+    output:
+        expand("results/figures/{name}.{kind}", name=["curves", "cka", "timeline", "errors"], kind=["svg", "png"]),
+    params:
+        synthetic="--synthetic" if any(map(is_synthetic, CONFIG.data.train)) else "",
+        out=subpath(output[0], parent=True),
+    log:
+        "results/logs/figures.log",
+    shell:
+        "python -m entropy_asr.reporting.figures --main {input.main} --curves {input.curves} --cka {input.cka}"
+        " --timeline {input.timeline} {params.synthetic} --out {params.out} 2>&1 | tee {log}"
+
+
+rule resolved_config:
+    # Every parameter of the run, defaults included, for the reader of the report.
+    output:
+        "results/config/resolved.yaml",
+    params:
+        text=yaml.safe_dump(CONFIG.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+    localrule: True
+    shell:
+        "printf '%s' {params.text:q} > {output}"
+
+
+rule report:
+    input:
+        main="results/tables/main.csv",
+        cka="results/tables/cka.csv",
+        timeline="results/tables/timeline.csv",
+        figures=expand("results/figures/{name}.svg", name=["errors", "curves", "cka", "timeline"]),
+        hyps=expand("results/decode/{arm}/seed-{seed}/{testset}.jsonl", arm=REPORTED, seed=SEEDS[0], testset=TESTS),
+        errors=expand("results/metrics/score/{arm}/seed-{seed}/{testset}.errors.txt", arm=REPORTED, seed=SEEDS[0], testset=TESTS),
+        quality=[manifest(split).replace(".jsonl.gz", ".quality.json") for split in SPLITS],
+        provenance=of_each_job("provenance.json"),
+        config="results/config/resolved.yaml",
+    output:
+        "results/report/index.html",
+    log:
+        "results/logs/report.log",
+    shell:
+        "python -m entropy_asr.reporting.report --main {input.main} --cka {input.cka} --timeline {input.timeline}"
+        " $(printf -- '--figures %s ' {input.figures}) $(printf -- '--hyps %s ' {input.hyps})"
+        " $(printf -- '--quality %s ' {input.quality}) $(printf -- '--provenance %s ' {input.provenance})"
+        " $(printf -- '--errors %s ' {input.errors}) --config {input.config} --out {output} 2>&1 | tee {log}"
