@@ -27,6 +27,8 @@ ESPEAK_VOICES = {"a": "en-us", "b": "en"}
 ESPEAK_TO_KOKORO = (
     ("kəkˈoːɹoʊ", "kˈoʊkəɹoʊ"),
     ("kəkˈɔːɹəʊ", "kˈəʊkəɹəʊ"),
+    ("ʔn\u0329", "tn"),  # a syllabic n after a glottal stop, as in "gotten"
+    ("n\u0329", "ᵊn"),
     ("ʲ", "j"),
     ("r", "ɹ"),
     ("x", "k"),
