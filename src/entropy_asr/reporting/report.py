@@ -44,7 +44,7 @@ FIGURES = {
     "curves": (
         "Training curves",
         "Training loss of each stage. Dotted lines are swaps of the encoder: a jump at one, and how fast it is made "
-        "good, is what a hot swap costs. The arm without IA-SFT takes the same number of LLM-side steps in joint SFT.",
+        "good, is what a hot swap costs. The arm without IA-SFT takes its steps in joint SFT instead.",
     ),
     "cka": (
         "CKA trace",
