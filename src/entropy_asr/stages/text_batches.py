@@ -13,9 +13,10 @@ from entropy_asr.audio.batches import Position
 from entropy_asr.config import Prompt, ScratchLM
 from entropy_asr.models.speech_llm import PromptIds
 from entropy_asr.text.normalize import normalize
-from entropy_asr.text.phonemes import pronunciation_line
+from entropy_asr.text.phonemes import phonemize
 
 IGNORED = -100
+Word = tuple[str, tuple[str, ...]]  # spelling, phonemes
 
 
 @dataclass(frozen=True)
@@ -34,36 +35,41 @@ class TextBatch:
 
 
 class TextBatches:
-    """Endless shuffled batches of sentences, from any position."""
+    """Endless shuffled batches of sentences, from any position.
+
+    An epoch has each sentence once, in one of three forms: with its phonemes in the user turn; as words in no order, taken
+    from this and other sentences, with their phonemes; or alone.  Words in no order cannot be guessed, only read: without
+    them a small model learns the phrases of the corpus long before it learns to spell.
+    """
 
     def __init__(self, lines: list[dict], tokenizer: PreTrainedTokenizerBase, prompt: Prompt, config: ScratchLM, seed: int) -> None:
         """lines: {language, text}."""
-        encode = tokenizer.backend_tokenizer.encode
+        self.encode = tokenizer.backend_tokenizer.encode
         self.prompt = PromptIds.from_tokenizer(tokenizer, prompt)
         self.config, self.seed = config, seed
-        self.samples = []
+        self.sentences: dict[str, list[list[Word]]] = {}
         for line in lines:
-            sentence = normalize(line["text"], line["language"])
-            spoken = " " + pronunciation_line(sentence, line["language"])
-            self.samples.append((encode(spoken, add_special_tokens=False).ids, encode(sentence, add_special_tokens=False).ids))
+            language = line["language"]
+            words = phonemize(normalize(line["text"], language), language).words
+            if words:
+                self.sentences.setdefault(language, []).append([(word, tuple(phonemes)) for word, phonemes in words])
+        self.index = [(language, i) for language, sentences in self.sentences.items() for i in range(len(sentences))]
 
     def loader(self, start: Position, workers: int) -> Iterator[TextBatch]:
         """Batches from `start` on; `workers` is not needed for text."""
         epoch, skip = start
         while True:
-            rng = np.random.default_rng([self.seed, epoch])
-            order = rng.permutation(len(self.samples))
-            told = rng.random(len(self.samples)) < self.config.pronunciation_fraction
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.index))
             for drawn, first in enumerate(range(0, len(order), self.config.batch_size), 1):
                 if drawn > skip:
-                    yield self._batch(order[first : first + self.config.batch_size], told, Position(epoch, drawn))
+                    yield self._batch(epoch, order[first : first + self.config.batch_size], Position(epoch, drawn))
             epoch, skip = epoch + 1, 0
 
-    def _batch(self, indices: np.ndarray, told: np.ndarray, position: Position) -> TextBatch:
+    def _batch(self, epoch: int, chosen: np.ndarray, position: Position) -> TextBatch:
         rows, labels = [], []
-        for index in indices:
-            spoken, sentence = self.samples[index]
-            question = [*self.prompt.before, *(spoken if told[index] else []), *self.prompt.after]
+        for index in chosen:
+            spoken, sentence = self._sample(*self.index[index], np.random.default_rng([self.seed, epoch, index]))
+            question = [*self.prompt.before, *spoken, *self.prompt.after]
             answer = [*sentence, self.prompt.end]
             rows.append(torch.tensor(question + answer))
             labels.append(torch.tensor([IGNORED] * len(question) + answer))
@@ -72,6 +78,19 @@ class TextBatches:
         lens = torch.tensor([len(row) for row in rows])
         mask = torch.arange(input_ids.size(1))[None, :] < lens[:, None]
         return TextBatch(input_ids, pad(labels, batch_first=True, padding_value=IGNORED), mask.long(), position)
+
+    def _sample(self, language: str, i: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
+        """Token ids of the user turn (phonemes, or nothing) and of the answer."""
+        words, form = self.sentences[language][i], rng.random()
+        told = form < self.config.pronunciation_fraction
+        if form < self.config.pronunciation_fraction * self.config.unordered_fraction:
+            words = []
+            for _ in range(rng.integers(1, 5)):
+                source = self.sentences[language][rng.integers(len(self.sentences[language]))]
+                words.append(source[rng.integers(len(source))])
+        text = ("" if language == "zh" else " ").join(word for word, _ in words)
+        spoken = "".join(f" {phoneme}" for _, phonemes in words for phoneme in phonemes)
+        return self.encode(spoken, add_special_tokens=False).ids if told else [], self.encode(text, add_special_tokens=False).ids
 
 
 class TextLoss(nn.Module):
