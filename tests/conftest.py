@@ -30,7 +30,16 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
         soundfile.write(path, samples, 16000)
         recording = Recording.from_file(path)
         custom = {"phonemes": [names[u] for u in units], "normalized": " ".join(names[u].lower() for u in units)}
-        supervision = SupervisionSegment(path.stem, path.stem, 0.0, recording.duration, text="tone", language="en", speaker=f"s{i % 3}", custom=custom)
+        supervision = SupervisionSegment(
+            path.stem,
+            path.stem,
+            0.0,
+            recording.duration,
+            text="tone",
+            language="en",
+            speaker=f"s{i % 3}",
+            custom=custom,
+        )
         cuts.append(MonoCut(path.stem, 0.0, recording.duration, 0, supervisions=[supervision], recording=recording))
     CutSet.from_cuts(cuts).to_file(folder / "tones.jsonl.gz")
     return folder / "tones.jsonl.gz"

@@ -33,7 +33,9 @@ class Section(BaseModel):
 class Corpus(Section):
     """Where speech comes from."""
 
-    kind: Literal["embedded", "jsonl"] = Field("jsonl", description="embedded: ships with the repository; jsonl: a file a split, a line an utterance")
+    kind: Literal["embedded", "jsonl"] = Field(
+        "jsonl", description="embedded: ships with the repository; jsonl: a file a split, a line an utterance"
+    )
     path: str = Field(description="folder of the corpus, relative to the repository")
     splits: list[str] = Field(description="names of the splits; for jsonl `<path>/<split>.jsonl`")
     synthetic: bool = Field(False, description="speech made by a machine; said beside every number")
@@ -71,8 +73,12 @@ class Quality(Section):
     min_duration: PositiveFloat = Field(0.5, description="seconds")
     max_duration: PositiveFloat = Field(30.0, description="seconds")
     max_excluded_fraction: Fraction = Field(0.05, description="a split that loses more stops the run")
-    max_speed: PositiveFloat = Field(1.1, description="fastest speed perturbation: an utterance must keep enough frames for its phonemes at it")
-    max_utterances: PositiveInt | None = Field(None, description="keep only so many utterances a split (seeded choice), for small runs")
+    max_speed: PositiveFloat = Field(
+        1.1, description="fastest speed perturbation: an utterance must keep enough frames for its phonemes at it"
+    )
+    max_utterances: PositiveInt | None = Field(
+        None, description="keep only so many utterances a split (seeded choice), for small runs"
+    )
 
 
 class Features(Section):
@@ -96,12 +102,18 @@ class Augment(Section):
         description="folders of recorded noise (wav, flac, opus), as seen from the working directory; "
         "empty: babble of training speech, and generated vehicle-like and music-like noise",
     )
-    pad_max: float = Field(1.0, ge=0, description="most silence before and after, seconds, Beta(1,3)-distributed, put there before the noise is added [P]")
+    pad_max: float = Field(
+        1.0,
+        ge=0,
+        description="most silence before and after, seconds, Beta(1,3)-distributed, put there before the noise is added [P]",
+    )
     freq_masks: int = Field(2, ge=0, description="SpecAugment frequency masks")
     freq_mask_width: int = Field(27, ge=0, description="Mel channels at most")
     time_masks: int = Field(10, ge=0, description="SpecAugment time masks at most")
     time_mask_width: int = Field(100, ge=0, description="frames at most")
-    time_mask_fraction: Fraction = Field(0.15, description="share of frames that time masks may cover; CR-CTC takes 2.5 times as much (and as many)")
+    time_mask_fraction: Fraction = Field(
+        0.15, description="share of frames that time masks may cover; CR-CTC takes 2.5 times as much (and as many)"
+    )
 
 
 class Encoder(Section):
@@ -147,8 +159,16 @@ class ScratchLM(Section):
     heads: PositiveInt = Field(4, description="attention heads")
     kv_heads: PositiveInt = Field(2, description="key/value heads")
     intermediate_size: PositiveInt = Field(768, description="width of the MLP")
-    pronunciation_fraction: Fraction = Field(0.85, description="share of training samples with phonemes in the user turn [O]: what a web-scale LLM knows of spelling and pinyin")
-    unordered_fraction: Fraction = Field(0.5, description="share of those that are words in no order, which can only be read, not guessed")
+    pronunciation_fraction: Fraction = Field(
+        0.85,
+        description="share of training samples with phonemes in the user turn [O]: what a web-scale LLM knows of spelling and pinyin",
+    )
+    unordered_fraction: Fraction = Field(
+        0.5, description="share of those that are words in no order, which can only be read, not guessed"
+    )
+    max_sentences: PositiveInt | None = Field(
+        None, description="take only so many sentences of data.lm_text, evenly spread, for small runs"
+    )
     steps: PositiveInt = Field(2000, description="optimiser steps")
     batch_size: PositiveInt = Field(64, description="sentences a step")
     peak_lr: PositiveFloat = Field(2e-3, description="peak learning rate")
@@ -158,7 +178,9 @@ class ScratchLM(Section):
 class Llm(Section):
     """The language model: a pretrained one by name or folder, else a small one made here."""
 
-    pretrained: str | None = Field("Qwen/Qwen3-1.7B", description="Hugging Face causal LM (name or local folder); null: train `scratch`")
+    pretrained: str | None = Field(
+        "Qwen/Qwen3-1.7B", description="Hugging Face causal LM (name or local folder); null: train `scratch`"
+    )
     revision: str | None = Field(None, description="commit of the pretrained model, to pin it")
     scratch: ScratchLM = Field(default_factory=ScratchLM)
 
@@ -342,12 +364,24 @@ def reference_page() -> str:
         "**[P]** is printed in the papers, **[O]** is our own reading.",
     ]
     for path, model in _sections(Config, ""):
-        lines += ["", f"## {path or 'top level'}", "", (model.__doc__ or "").strip().splitlines()[0], "", "| key | type | default | meaning |", "|---|---|---|---|"]
+        lines += [
+            "",
+            f"## {path or 'top level'}",
+            "",
+            (model.__doc__ or "").strip().splitlines()[0],
+            "",
+            "| key | type | default | meaning |",
+            "|---|---|---|---|",
+        ]
         for name, field in model.model_fields.items():
             if field.description is None:
                 continue
             default = "required" if field.is_required() else json.dumps(field.get_default(call_default_factory=True), default=str)
-            kind = str(model.model_json_schema()["properties"][name].get("type", "see below" if "dict" in str(field.annotation) else "value"))
+            kind = str(
+                model.model_json_schema()["properties"][name].get(
+                    "type", "see below" if "dict" in str(field.annotation) else "value"
+                )
+            )
             lines.append(f"| `{name}` | {kind} | `{default}` | {field.description} |")
     return "\n".join(lines) + "\n"
 

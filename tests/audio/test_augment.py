@@ -44,6 +44,9 @@ def test_masks_hold_the_mean_and_stay_within_their_budget() -> None:
 
 
 def test_a_draw_depends_on_seed_epoch_utterance_and_purpose_alone() -> None:
-    draws = {key: generator_for(*key).random() for key in [(1, 0, "a", "x"), (2, 0, "a", "x"), (1, 1, "a", "x"), (1, 0, "b", "x"), (1, 0, "a", "y")]}
+    draws = {
+        key: generator_for(*key).random()
+        for key in [(1, 0, "a", "x"), (2, 0, "a", "x"), (1, 1, "a", "x"), (1, 0, "b", "x"), (1, 0, "a", "y")]
+    }
     assert len(set(draws.values())) == 5
     assert generator_for(1, 0, "a", "x").random() == draws[1, 0, "a", "x"]

@@ -14,14 +14,18 @@ def log_probs(*shape: int) -> torch.Tensor:
 
 def test_ctc_of_one_frame_is_the_label_probability() -> None:
     probabilities = torch.tensor([[[0.1, 0.7, 0.2]]]).log()
-    loss, parts = cr_ctc_loss(probabilities.repeat(2, 1, 1), torch.tensor([1, 1]), torch.tensor([[1]]), torch.tensor([1]), alpha=0.2)
+    loss, parts = cr_ctc_loss(
+        probabilities.repeat(2, 1, 1), torch.tensor([1, 1]), torch.tensor([[1]]), torch.tensor([1]), alpha=0.2
+    )
     assert loss.item() == pytest.approx(-math.log(0.7), rel=1e-5)
     assert parts["consistency"].item() == pytest.approx(0.0, abs=1e-7)
 
 
 def test_symmetric_kl_known_answer() -> None:
     p, q = torch.tensor([0.5, 0.5]), torch.tensor([0.9, 0.1])
-    expected = 0.5 * (0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1) + 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5))
+    expected = 0.5 * (
+        0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1) + 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
+    )
     value = symmetric_kl(p.log().view(1, 1, 2), q.log().view(1, 1, 2), torch.tensor([1]))
     assert value.item() == pytest.approx(expected, rel=1e-6)
 

@@ -18,7 +18,9 @@ PROMPT = PromptIds(before=[5, 6, 7], after=[8, 9], end=2, pad=0)
 @pytest.fixture
 def system() -> SpeechLLM:
     torch.manual_seed(0)
-    encoder = ConformerEncoder(Encoder(width=32, layers=2, heads=2, feed_forward=64, conv_kernel=7, subsampling_channels=4, dropout=0.0))
+    encoder = ConformerEncoder(
+        Encoder(width=32, layers=2, heads=2, feed_forward=64, conv_kernel=7, subsampling_channels=4, dropout=0.0)
+    )
     llm = Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16,

@@ -26,8 +26,7 @@ def provenance(path: Path, minutes: tuple[float, float], steps: int, hours: floa
     measured = {"started": begin, "ended": end, "wall_seconds": seconds, "peak_memory_gib": 1.5, "end_step": steps}
     write_json(path, {**common, "hardware": machine, **measured, "audio_hours": hours, **facts})
     lines = [
-        {"step": s, "loss": 5.0 / s, "lr": 1e-3, "gradient_norm": 1.0, "time": 0.0}
-        for s in range(steps - 40, steps + 1, 10)
+        {"step": s, "loss": 5.0 / s, "lr": 1e-3, "gradient_norm": 1.0, "time": 0.0} for s in range(steps - 40, steps + 1, 10)
     ]
     write_jsonl(path.with_name("train.jsonl"), lines)
 

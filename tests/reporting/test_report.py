@@ -126,9 +126,7 @@ def test_pieces_join_tokens_as_they_are_written() -> None:
         Piece("correct", "call my", "call my"),
         Piece("deletion", "mom", ""),
     ]
-    assert (
-        pieces([("播", "播"), ("放", "放"), ("hey", "hey"), ("jude", "jude")], "mixed")[0].reference == "播放 hey jude"
-    )
+    assert pieces([("播", "播"), ("放", "放"), ("hey", "hey"), ("jude", "jude")], "mixed")[0].reference == "播放 hey jude"
 
 
 def test_headline_averages_seeds_and_marks_the_best() -> None:

@@ -35,7 +35,9 @@ def job(tones: Path, tmp_path: Path):
         config = tmp_path / f"{name}.json"
         config.write_text(json.dumps(settings))
         words = f"--config {config} --train {tones} --dev {tones} --phonemes {tokens} --stats {stats} --part {part} --seed 3"
-        words += f" --running {tmp_path / 'state' / name} --out {tmp_path / name}" + (f" --previous {previous}" if previous else "")
+        words += f" --running {tmp_path / 'state' / name} --out {tmp_path / name}" + (
+            f" --previous {previous}" if previous else ""
+        )
         return [sys.executable, "-m", "entropy_asr.stages.pretrain", *words.split()]
 
     return command
@@ -97,7 +99,9 @@ def test_state_of_another_config_is_set_aside(job, tmp_path: Path) -> None:
 
 def test_a_wrong_key_stops_it_before_anything_is_loaded(job) -> None:
     command = job("wrong", encoder={"widht": 3})
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(REPO / "src")}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(REPO / "src")}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert "unknown key 'encoder.widht'; did you mean 'width'?" in done.stderr
     assert "Traceback" not in done.stderr

@@ -37,7 +37,9 @@ def planned(folder: Path, *arguments: str) -> set[str]:
 def test_table_and_report_are_there(run: Path) -> None:
     with (run / "results/tables/main.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {(row["arm"], row["test_set"]) for row in rows} >= {(arm, test) for arm in ("ours", "no_ia_sft") for test in ("english", "mandarin")}
+    assert {(row["arm"], row["test_set"]) for row in rows} >= {
+        (arm, test) for arm in ("ours", "no_ia_sft") for test in ("english", "mandarin")
+    }
     assert {row["corpus_kind"] for row in rows} == {"synthetic"}
     assert len({row["llm_side_steps"] for row in rows if row["arm"] != "encoder"}) == 1  # equal for both arms
     assert (run / "results/report/index.html").stat().st_size > 10_000

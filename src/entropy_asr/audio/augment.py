@@ -42,7 +42,9 @@ def pad_and_add_noise(samples: np.ndarray, noise: np.ndarray, rng: np.random.Gen
     return (padded + scale * noise).astype(np.float32)
 
 
-def spec_augment(mel: np.ndarray, fill: np.ndarray, rng: np.random.Generator, config: Augment, time_scale: float = 1.0) -> np.ndarray:
+def spec_augment(
+    mel: np.ndarray, fill: np.ndarray, rng: np.random.Generator, config: Augment, time_scale: float = 1.0
+) -> np.ndarray:
     """A masked copy of (T, num_mel_bins) features (Park et al., 2019); masks hold `fill`, the global mean.
 
     Args:

@@ -34,7 +34,11 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """position: after this batch. features: (copies * N, T, num_mel_bins), all first copies first; feature_lens: (copies * N,); targets: N lists of ids."""
+    """Utterances, padded.
+
+    features: (copies * N, T, num_mel_bins), all first copies first; feature_lens: (copies * N,);
+    targets: N lists of ids; position: where the next batch is.
+    """
 
     ids: list[str]
     features: Tensor
@@ -127,7 +131,9 @@ class TrainingBatches:
             mel = log_mel(samples, self.features)
             time_scale = 2.5 if self.copies == 2 else 1.0
             for k, copy in enumerate(copies):
-                copy.append(spec_augment(mel, self.fill, generator_for(self.seed, epoch, cut.id, f"mask{k}"), self.augment, time_scale))
+                copy.append(
+                    spec_augment(mel, self.fill, generator_for(self.seed, epoch, cut.id, f"mask{k}"), self.augment, time_scale)
+                )
         features, lens = pad_features([mel for copy in copies for mel in copy])
         seconds = sum(cut.duration for cut in cuts)
         return Batch([cut.id for cut in cuts], features, lens, [self.target(cut) for cut in cuts], seconds, position)

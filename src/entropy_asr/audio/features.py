@@ -1,6 +1,6 @@
 """80-dim log-Mel filterbanks, and their global mean and standard deviation as an artifact.
 
-    python -m entropy_asr.audio.features --config feature_stats.json --cuts train.jsonl.gz --out stats.json
+python -m entropy_asr.audio.features --config feature_stats.json --cuts train.jsonl.gz --out stats.json
 """
 
 import json

@@ -138,9 +138,7 @@ def _check_audio(utterance: Utterance, quality: Quality) -> tuple[AudioFile, flo
             duration = rest if utterance.duration is None else min(utterance.duration, rest)
             if utterance.offset < 0 or duration <= 0 or rest + _SEGMENT_TOLERANCE < (utterance.duration or 0):
                 ends = "the end" if utterance.duration is None else f"{utterance.offset + utterance.duration:.2f} s"
-                return excluded(
-                    "segment_outside_audio", f"{utterance.offset:.2f} s to {ends} of {audio.duration:.2f} s"
-                )
+                return excluded("segment_outside_audio", f"{utterance.offset:.2f} s to {ends} of {audio.duration:.2f} s")
             if duration < quality.min_duration:
                 return excluded("duration_below_min", f"{duration:.2f} s, least is {quality.min_duration} s")
             if duration > quality.max_duration:
@@ -208,9 +206,7 @@ def enforce_limit(split: SplitResult, quality: Quality) -> None:
 def report(split: SplitResult, shared: dict[str, int]) -> dict[str, Any]:
     """The split's quality report: durations in hours or seconds as named, counts elsewhere."""
     durations = [item.duration for item in split.accepted]
-    unpronounced = Counter(
-        word for item in split.accepted for word, phonemes in item.pronunciation.words if not phonemes
-    )
+    unpronounced = Counter(word for item in split.accepted for word, phonemes in item.pronunciation.words if not phonemes)
     guessed = Counter(word for item in split.accepted for word in item.pronunciation.oov)
     guessed.subtract(unpronounced)
     repeats = Counter(item.normalized for item in split.accepted)

@@ -44,7 +44,9 @@ def main(
     rows = []
     for batch, features, lens in evaluation_batches(everything, settings.features, settings.decode.max_duration):
         begun = time.perf_counter()
-        limits = [int(settings.decode.max_tokens_per_second * cut.duration) + settings.decode.max_tokens_constant for cut in batch]
+        limits = [
+            int(settings.decode.max_tokens_per_second * cut.duration) + settings.decode.max_tokens_constant for cut in batch
+        ]
         transcripts = model.generate(features.to(device), lens.to(device), limits, settings.decode.num_beams)
         seconds = (time.perf_counter() - begun) / sum(cut.duration for cut in batch)
         for cut, ids in zip(batch, transcripts, strict=True):

@@ -14,7 +14,9 @@ class Adaptor(nn.Module):
         self.config = config
         self.stack = config.stack
         self.norm = nn.LayerNorm(config.stack * encoder_width)
-        self.layers = nn.Sequential(nn.Linear(config.stack * encoder_width, config.hidden), nn.GELU(), nn.Linear(config.hidden, llm_width))
+        self.layers = nn.Sequential(
+            nn.Linear(config.stack * encoder_width, config.hidden), nn.GELU(), nn.Linear(config.hidden, llm_width)
+        )
 
     def forward(self, encoder_out: Tensor, encoder_out_lens: Tensor) -> tuple[Tensor, Tensor]:
         """Stack and project.

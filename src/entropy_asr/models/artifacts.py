@@ -95,7 +95,9 @@ def load_llm(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return model, AutoTokenizer.from_pretrained(source, revision=revision)
 
 
-def save_system(folder: Path, system: SpeechLLM, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, modules: tuple[str, ...]) -> None:
+def save_system(
+    folder: Path, system: SpeechLLM, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, modules: tuple[str, ...]
+) -> None:
     """Write `model.safetensors` with the named modules; with all three, the tokenizer too, so that the folder is complete."""
     header = {
         "encoder": system.encoder.config.model_dump(),
@@ -119,5 +121,7 @@ def load_system(folder: Path) -> tuple[SpeechLLM, PreTrainedTokenizerBase]:
     llm_config = dict(header["llm"])
     llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(llm_config.pop("model_type"), **llm_config), dtype=torch.float32)
     load_into(path, "llm", llm)
-    system = SpeechLLM(load_encoder(path), load_adaptor(path), llm, PromptIds.from_tokenizer(tokenizer, Prompt(**header["prompt"])))
+    system = SpeechLLM(
+        load_encoder(path), load_adaptor(path), llm, PromptIds.from_tokenizer(tokenizer, Prompt(**header["prompt"]))
+    )
     return system.eval(), tokenizer

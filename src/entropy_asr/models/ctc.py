@@ -29,7 +29,9 @@ class CtcHead(nn.Module):
 
 def ctc_loss(log_probs: Tensor, lens: Tensor, targets: Tensor, target_lens: Tensor) -> Tensor:
     """CTC loss of each utterance, (N,). log_probs: (N, T, V); targets: (N, S) padded with anything."""
-    return F.ctc_loss(log_probs.transpose(0, 1), targets, lens, target_lens, blank=BLANK_ID, reduction="none", zero_infinity=False)
+    return F.ctc_loss(
+        log_probs.transpose(0, 1), targets, lens, target_lens, blank=BLANK_ID, reduction="none", zero_infinity=False
+    )
 
 
 def symmetric_kl(first: Tensor, second: Tensor, lens: Tensor) -> Tensor:
@@ -45,7 +47,9 @@ def symmetric_kl(first: Tensor, second: Tensor, lens: Tensor) -> Tensor:
     return 0.5 * (forward + backward).masked_fill(~real, 0.0).sum()
 
 
-def cr_ctc_loss(log_probs: Tensor, lens: Tensor, targets: Tensor, target_lens: Tensor, alpha: float) -> tuple[Tensor, dict[str, Tensor]]:
+def cr_ctc_loss(
+    log_probs: Tensor, lens: Tensor, targets: Tensor, target_lens: Tensor, alpha: float
+) -> tuple[Tensor, dict[str, Tensor]]:
     """CR-CTC loss a frame of a batch whose second half holds the second copies, in the same order.
 
     Args:

@@ -92,7 +92,9 @@ class SpeechLLM(nn.Module):
         return F.cross_entropy(logits, labels, reduction="sum"), torch.tensor(labels.numel(), device=logits.device)
 
     @torch.inference_mode()
-    def generate(self, features: Tensor, feature_lens: Tensor, max_new_tokens: Sequence[int], num_beams: int = 1) -> list[list[int]]:
+    def generate(
+        self, features: Tensor, feature_lens: Tensor, max_new_tokens: Sequence[int], num_beams: int = 1
+    ) -> list[list[int]]:
         """Transcribe a batch: greedy search, or beam search, with a key-value cache.
 
         Args:

@@ -153,9 +153,7 @@ def draw_cka(rows: Rows, speech: str) -> Figure:
         ax.axhline(threshold, color="black", linewidth=1.1, linestyle="--", label=f"threshold {threshold:g}")
     if settings["warmup_steps"]:
         end = int(settings["warmup_steps"])
-        ax.axvspan(
-            0, end, facecolor="#e3e7eb", hatch="///", edgecolor="#c3cad1", linewidth=0, label=f"warm-up, {end} steps"
-        )
+        ax.axvspan(0, end, facecolor="#e3e7eb", hatch="///", edgecolor="#c3cad1", linewidth=0, label=f"warm-up, {end} steps")
     if not rows:
         ax.text(0.5, 0.5, "no CKA measurement in this run", transform=ax.transAxes, ha="center")
     ax.margins(y=0.18)
@@ -193,18 +191,12 @@ def draw_timeline(rows: Rows, speech: str) -> Figure:
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
         ax.set_title(f"Seed {seed}" if len(seeds) > 1 else "What ran when")
-        both = [
-            r
-            for r in lines
-            if (r["arm"], r["stage"], r["index"]) in ((ENCODER, "pretrain", "1"), ("ours", "ia_sft", "0"))
-        ]
+        both = [r for r in lines if (r["arm"], r["stage"], r["index"]) in ((ENCODER, "pretrain", "1"), ("ours", "ia_sft", "0"))]
         shared = overlap_minutes(lines, seed)
         if shared:
             begin = max(minutes(row["started"]) for row in both)
             label = f"IA-SFT iteration 0 beside pretraining part 1: {shared:.1f} min"
-            ax.axvspan(
-                begin, begin + shared, facecolor="#f2d9c4", edgecolor="#d1702b", linewidth=0.8, zorder=0, label=label
-            )
+            ax.axvspan(begin, begin + shared, facecolor="#f2d9c4", edgecolor="#d1702b", linewidth=0.8, zorder=0, label=label)
             ax.legend(loc="upper right")
         ax.margins(x=0.1)
         ax.set_xlim(left=0)
@@ -250,9 +242,7 @@ def _bars(ax: Axes, rows: Rows, everything: Rows) -> None:
             ax.bar(x, mean, width * 0.92, label=arm if place == 0 else None, **bar)
             if len(chosen) > 1:
                 ax.plot([x] * len(chosen), chosen, "o", color="white", markeredgecolor="black", linestyle="none")
-            ax.annotate(
-                f"{mean:.1f}", (x, max(chosen)), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=8
-            )
+            ax.annotate(f"{mean:.1f}", (x, max(chosen)), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=8)
     ax.set_xticks(range(len(tests)), [f"{test_set}\n{metric}" for test_set, metric in tests])
     ax.set_xlim(-0.6, len(tests) - 0.4)
     ax.margins(y=0.15)

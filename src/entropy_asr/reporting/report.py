@@ -76,9 +76,7 @@ def headline(rows: Rows) -> list[dict[str, Any]]:
         systems = []
         for (arm,), same in _by(group, "arm"):
             values = [float(row["value_percent"]) for row in same]
-            counts = {
-                name: sum(int(row[name]) for row in same) for name in ("substitutions", "deletions", "insertions")
-            }
+            counts = {name: sum(int(row[name]) for row in same) for name in ("substitutions", "deletions", "insertions")}
             rtfs = [float(row["rtf"]) for row in same if row["rtf"]]
             systems.append(
                 {
@@ -92,17 +90,13 @@ def headline(rows: Rows) -> list[dict[str, Any]]:
                     "audio_hours_encoder": fmean(float(row["audio_hours_encoder"]) for row in same),
                     "audio_hours_llm_side": fmean(float(row["audio_hours_llm_side"]) for row in same),
                     "llm_side_steps": fmean(float(row["llm_side_steps"]) for row in same),
-                    "parameters": sum(
-                        int(same[0][f"parameters_{part}"] or 0) for part in ("encoder", "adaptor", "llm")
-                    ),
+                    "parameters": sum(int(same[0][f"parameters_{part}"] or 0) for part in ("encoder", "adaptor", "llm")),
                 }
             )
         best = min(system["percent"] for system in systems)
         systems = [{**system, "best": system["percent"] == best} for system in systems]
         systems.sort(key=lambda system: (system["arm"] != "ours", system["arm"]))
-        groups.append(
-            {"test_set": test_set, "metric": metric, "speech": f"{group[0]['corpus_kind']} speech", "systems": systems}
-        )
+        groups.append({"test_set": test_set, "metric": metric, "speech": f"{group[0]['corpus_kind']} speech", "systems": systems})
     return groups
 
 
@@ -113,9 +107,7 @@ def swaps(cka: Rows, timeline: Rows) -> list[dict[str, Any]]:
         if row["swapped"] != "true":
             continue
         part = int(row["part"])
-        wanted = {(ENCODER, "pretrain", part + 1), ("ours", "ia_sft", part)} | (
-            {("ours", "align", 0)} if part == 0 else set()
-        )
+        wanted = {(ENCODER, "pretrain", part + 1), ("ours", "ia_sft", part)} | ({("ours", "align", 0)} if part == 0 else set())
         started = [
             {"job": job["job"], "clock": parse_time(job["started"]).strftime("%H:%M:%S")}
             for job in timeline
@@ -201,9 +193,7 @@ def origin(provenance: Sequence[Path], timeline: Rows) -> dict[str, Any]:
         machine = item.get("hardware", {})
         gpus = ", ".join(machine.get("gpus") or []) or "no GPU"
         processes, threads = machine.get("world_size", 1), machine.get("cpu_threads", "?")
-        hardware.add(
-            f"{machine.get('processor', '?')}, {processes} process(es) a job, {threads} thread(s) each, {gpus}"
-        )
+        hardware.add(f"{machine.get('processor', '?')}, {processes} process(es) a job, {threads} thread(s) each, {gpus}")
     first, last = (pick(parse_time(row[key]) for row in timeline) for pick, key in ((min, "started"), (max, "ended")))
     memory = [float(row["peak_memory_gib"]) for row in timeline if row["peak_memory_gib"]]
     return {

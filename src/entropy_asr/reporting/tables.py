@@ -267,10 +267,7 @@ def cka_rows(parts: Sequence[Path], cka_config: dict[str, Any]) -> list[dict[str
             if part["ended_by"] == "cka" and point["part"] == part["part"]:
                 swaps[seed, part["part"]] = max(point["step"], swaps.get((seed, part["part"]), 0))
     settings = {name: cka_config.get(name) for name in ("threshold", "warmup_steps")}
-    return [
-        {**row, "swapped": swaps.get((seed, row["part"])) == step, **settings}
-        for (seed, step), row in sorted(rows.items())
-    ]
+    return [{**row, "swapped": swaps.get((seed, row["part"])) == step, **settings} for (seed, step), row in sorted(rows.items())]
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)

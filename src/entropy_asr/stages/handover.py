@@ -37,7 +37,9 @@ class CkaMonitor:
     it measures on but triggers no more: pretraining then goes to its last step.
     """
 
-    def __init__(self, encoder: ConformerEncoder, config: Cka, cuts: CutSet, features: Features, device: torch.device, part: int) -> None:
+    def __init__(
+        self, encoder: ConformerEncoder, config: Cka, cuts: CutSet, features: Features, device: torch.device, part: int
+    ) -> None:
         self.encoder, self.config, self.device, self.part = encoder, config, device, part
         chosen = sorted(cuts, key=lambda cut: cut.id)
         chosen = chosen[:: max(1, len(chosen) // config.utterances)][: config.utterances]  # spread over languages and voices

@@ -52,8 +52,8 @@ def _train(settings, text: Path, tokenizer_folder: Path, key: str, running: Path
 
     from entropy_asr.config import Engine as EngineConfig
     from entropy_asr.config import Schedule
-    from entropy_asr.files import read_jsonl
     from entropy_asr.stages.text_batches import TextBatches, TextLoss
+    from entropy_asr.text.tokenizer import read_sentences
     from entropy_asr.training import distributed
     from entropy_asr.training.engine import Engine
     from entropy_asr.training.loop import Trainer, configure_logging
@@ -80,7 +80,7 @@ def _train(settings, text: Path, tokenizer_folder: Path, key: str, running: Path
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    batches = TextBatches(list(read_jsonl(text)), tokenizer, settings.prompt, scratch, seed)
+    batches = TextBatches(read_sentences(text, scratch.max_sentences), tokenizer, settings.prompt, scratch, seed)
     schedule = Schedule(steps=scratch.steps, peak_lr=scratch.peak_lr, warmup_steps=scratch.warmup_steps, accumulation=1)
     engine = Engine(TextLoss(model), schedule, EngineConfig(precision="fp32", save_every=500), device)
     trainer = Trainer(engine, batches, RunningState(running, key), out / "train.jsonl", "lm")

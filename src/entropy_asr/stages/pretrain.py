@@ -84,7 +84,9 @@ def main(
     torch.manual_seed(seed * 1000 + distributed.rank())
     engine = Engine(model, settings.pretrain, settings.engine, device)
     monitor = CkaMonitor(encoder, settings.cka, read_cuts(dev), settings.features, device, part)
-    trainer = Trainer(engine, batches, RunningState(running, provenance.key), out / "train.jsonl", f"pretrain part {part}", monitor)
+    trainer = Trainer(
+        engine, batches, RunningState(running, provenance.key), out / "train.jsonl", f"pretrain part {part}", monitor
+    )
     trainer.resume(initial=previous)
     first_step, first_audio = trainer.counters.step, trainer.counters.audio_seconds
     ended_by = {"monitor": "cka", "last_step": "last_step"}[trainer.run()]
@@ -95,10 +97,21 @@ def main(
         header = {"encoder": settings.encoder.model_dump(), "num_mel_bins": settings.features.num_mel_bins}
         header |= {"phonemes": sorted(ids, key=ids.get), "head_layers": settings.ctc.head_layers}
         save_modules(out / "encoder.safetensors", {"encoder": encoder, "head": head}, header)
-        facts = {"seed": seed, "part": part, "end_step": trainer.counters.step, "audio_hours": trainer.counters.audio_seconds / 3600}
-        facts |= {"first_step_of_this_process": first_step, "audio_hours_of_this_process": (trainer.counters.audio_seconds - first_audio) / 3600}
+        facts = {
+            "seed": seed,
+            "part": part,
+            "end_step": trainer.counters.step,
+            "audio_hours": trainer.counters.audio_seconds / 3600,
+        }
+        facts |= {
+            "first_step_of_this_process": first_step,
+            "audio_hours_of_this_process": (trainer.counters.audio_seconds - first_audio) / 3600,
+        }
         provenance.write(out / "provenance.json", **facts)
-        write_json(out / "part.json", {"part": part, "end_step": trainer.counters.step, "ended_by": ended_by, "cka": monitor.trace})
+        write_json(
+            out / "part.json",
+            {"part": part, "end_step": trainer.counters.step, "ended_by": ended_by, "cka": monitor.trace},
+        )
         trainer.state.clear()
     distributed.stop()
 

@@ -62,7 +62,9 @@ def train_system(
     device = distributed.start()
     batches = TrainingBatches(
         read_cuts(list(train)),
-        target=lambda cut: tokenizer.backend_tokenizer.encode(cut.supervisions[0].custom["normalized"], add_special_tokens=False).ids,
+        target=lambda cut: (
+            tokenizer.backend_tokenizer.encode(cut.supervisions[0].custom["normalized"], add_special_tokens=False).ids
+        ),
         fill=system.encoder.feature_mean.numpy(),
         features=features,
         augment=augment,
@@ -86,7 +88,9 @@ def train_system(
             end_step=trainer.counters.step,
             audio_hours=trainer.counters.audio_seconds / 3600,
             trained=list(trained),
-            parameters={name: sum(p.numel() for p in getattr(system, name).parameters()) for name in ("encoder", "adaptor", "llm")},
+            parameters={
+                name: sum(p.numel() for p in getattr(system, name).parameters()) for name in ("encoder", "adaptor", "llm")
+            },
             **facts,
         )
         trainer.state.clear()

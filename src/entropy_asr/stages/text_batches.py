@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from entropy_asr.audio.batches import Position
 from entropy_asr.config import Prompt, ScratchLM
 from entropy_asr.models.speech_llm import PromptIds
-from entropy_asr.text.normalize import normalize
 from entropy_asr.text.phonemes import phonemize
+from entropy_asr.text.scripts import Language
 
 IGNORED = -100
 Word = tuple[str, tuple[str, ...]]  # spelling, phonemes
@@ -42,15 +42,21 @@ class TextBatches:
     them a small model learns the phrases of the corpus long before it learns to spell.
     """
 
-    def __init__(self, lines: list[dict], tokenizer: PreTrainedTokenizerBase, prompt: Prompt, config: ScratchLM, seed: int) -> None:
-        """lines: {language, text}."""
+    def __init__(
+        self,
+        sentences: list[tuple[str, Language]],
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: Prompt,
+        config: ScratchLM,
+        seed: int,
+    ) -> None:
+        """sentences: (normalised text, language)."""
         self.encode = tokenizer.backend_tokenizer.encode
         self.prompt = PromptIds.from_tokenizer(tokenizer, prompt)
         self.config, self.seed = config, seed
         self.sentences: dict[str, list[list[Word]]] = {}
-        for line in lines:
-            language = line["language"]
-            words = phonemize(normalize(line["text"], language), language).words
+        for sentence, language in sentences:
+            words = phonemize(sentence, language).words
             if words:
                 self.sentences.setdefault(language, []).append([(word, tuple(phonemes)) for word, phonemes in words])
         self.index = [(language, i) for language, sentences in self.sentences.items() for i in range(len(sentences))]
@@ -101,7 +107,9 @@ class TextLoss(nn.Module):
         self.model = model
 
     def forward(self, batch: TextBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        hidden = self.model.get_decoder()(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).last_hidden_state
+        hidden = self.model.get_decoder()(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+        ).last_hidden_state
         labels = batch.labels[:, 1:]
         answers = hidden[:, :-1][labels != IGNORED]
         return F.cross_entropy(self.model.get_output_embeddings()(answers).float(), labels[labels != IGNORED]), {}

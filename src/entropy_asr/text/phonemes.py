@@ -47,8 +47,7 @@ BLANK = "<blk>"
 _ARPABET = "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH"
 _INITIALS = "b p m f d t n l g k h j q x zh ch sh r z c s"
 _FINALS = (
-    "a o e ai ei ao ou an en ang eng er i ia ie iao iou ian in iang ing iong u ua uo uai uei uan uen uang ueng ong "
-    "v ve van vn"
+    "a o e ai ei ao ou an en ang eng er i ia ie iao iou ian in iang ing iong u ua uo uai uei uan uen uang ueng ong v ve van vn"
 )
 ARPABET, INITIALS, FINALS = _ARPABET.split(), _INITIALS.split(), _FINALS.split()
 TONES = "12345"

@@ -114,8 +114,11 @@ def save_tokenizer(tokenizer: Tokenizer, out: str | Path) -> None:
     )
 
 
-def read_sentences(path: str | Path) -> list[tuple[str, Language]]:
+def read_sentences(path: str | Path, most: int | None = None) -> list[tuple[str, Language]]:
     """Distinct ``(normalised text, language)`` of a JSONL file of ``{language, text}``, in order.
+
+    Args:
+        most: take only so many lines, evenly spread over the file.
 
     Raises:
         InputError: a line lacks a key or names an unknown language.
@@ -123,7 +126,8 @@ def read_sentences(path: str | Path) -> list[tuple[str, Language]]:
     from entropy_asr.text.normalize import normalize
 
     sentences: dict[tuple[str, Language], None] = {}
-    for number, row in enumerate(read_jsonl(path), 1):
+    rows = list(enumerate(read_jsonl(path), 1))
+    for number, row in rows[:: max(1, len(rows) // most)] if most else rows:
         text, language = row.get("text"), row.get("language")
         if not isinstance(text, str) or language not in ("en", "zh", "mixed"):
             found = json.dumps({"text": text, "language": language}, ensure_ascii=False)
@@ -140,7 +144,7 @@ def build(config: str | Path, text: str | Path, out: str | Path) -> None:
 
     settings = load_stage(config)
     vocab_size = settings.llm.scratch.vocab_size
-    sentences = read_sentences(text)
+    sentences = read_sentences(text, settings.llm.scratch.max_sentences)
     if not sentences:
         raise InputError(f"{text}: no sentence in it; expected JSON lines with text and language")
     spoken = [phonemize(sentence, language).phonemes for sentence, language in sentences]

@@ -32,10 +32,12 @@ def start() -> torch.device:
 
 
 def rank() -> int:
+    """This process's number."""
     return dist.get_rank()
 
 
 def world_size() -> int:
+    """How many processes there are."""
     return dist.get_world_size()
 
 
@@ -58,4 +60,5 @@ def total(value: float, device: torch.device) -> float:
 
 
 def stop() -> None:
+    """Leave the process group."""
     dist.destroy_process_group()

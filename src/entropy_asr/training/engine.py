@@ -45,7 +45,12 @@ class Engine:
     """
 
     def __init__(
-        self, module: nn.Module, schedule: Schedule, config: EngineConfig, device: torch.device, lr_scales: dict[str, float] | None = None
+        self,
+        module: nn.Module,
+        schedule: Schedule,
+        config: EngineConfig,
+        device: torch.device,
+        lr_scales: dict[str, float] | None = None,
     ) -> None:
         import deepspeed
 
@@ -82,7 +87,11 @@ class Engine:
             # What Adam makes at its first step. Made before, because DeepSpeed links parameters to these tensors after the
             # first parameter group has moved, when those of the other groups would not be there yet.
             zeros = torch.zeros_like(partition)
-            self.optimiser.optimizer.state[partition] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+            self.optimiser.optimizer.state[partition] = {
+                "step": torch.tensor(0.0),
+                "exp_avg": zeros,
+                "exp_avg_sq": zeros.clone(),
+            }
         self.optimiser._lazy_init_hp_params_optimizer_state()
         self.engine.train()
         for module in frozen:

@@ -156,7 +156,13 @@ class Trainer:
             if not distributed.agree(not math.isfinite(loss.item()), self.engine.device):
                 break
             self.counters.skipped += 1
-            log.error("%s: step %d: loss is %s on one rank; batch skipped, ours held %s", self.stage, self.counters.step, loss.item(), batch.ids)
+            log.error(
+                "%s: step %d: loss is %s on one rank; batch skipped, ours held %s",
+                self.stage,
+                self.counters.step,
+                loss.item(),
+                batch.ids,
+            )
             if self.counters.skipped > self.engine.config.max_nonfinite:
                 raise RuntimeError(f"{self.stage}: {self.counters.skipped} batches gave a non-finite loss (engine.max_nonfinite)")
         self.engine.backward_and_step(loss)
