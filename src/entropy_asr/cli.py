@@ -41,7 +41,7 @@ def docs(folder: Path = Path("docs")) -> None:
 
 @app.command()
 @friendly_exit()
-def show(results: Path = Path("results")) -> None:
+def show(results: Path = typer.Argument(Path("results"))) -> None:
     """Print the main table of a run and say where its report is."""
     import csv
 
@@ -60,6 +60,19 @@ def show(results: Path = Path("results")) -> None:
     console = Console()
     console.print(table)
     console.print(f"report: {results / 'report' / 'index.html'}", soft_wrap=True)
+
+
+@app.command()
+@friendly_exit()
+def reference(
+    results: Path = typer.Argument(Path("results")),
+    folder: Path = typer.Argument(Path("docs/results")),
+    command: str = typer.Option("make reproduce", help="what made them"),
+) -> None:
+    """Copy the small files of a finished run to where git keeps them."""
+    from entropy_asr.reporting.reference import publish
+
+    publish(results, folder, command)
 
 
 @app.command()
