@@ -53,10 +53,9 @@ def show(results: Path = typer.Argument(Path("results"))) -> None:
         raise InputError(f"{path} does not exist; run `make reproduce`, or snakemake {path}")
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    columns = ["arm", "seed", "test_set", "language", "metric", "value_percent", "rtf", "corpus_kind"]
-    table = Table(*columns, title=str(path))
+    table = Table("arm", "seed", "test set", "metric", "%", "real-time factor", "speech", title=str(path))
     for row in rows:
-        table.add_row(*(row[column] for column in columns))
+        table.add_row(*(row[column] for column in ("arm", "seed", "test_set", "metric", "value_percent", "rtf", "corpus_kind")))
     console = Console()
     console.print(table)
     console.print(f"report: {results / 'report' / 'index.html'}", soft_wrap=True)
