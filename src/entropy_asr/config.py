@@ -163,9 +163,6 @@ class ScratchLM(Section):
         0.85,
         description="share of training samples with phonemes in the user turn [O]: what a web-scale LLM knows of spelling and pinyin",
     )
-    unordered_fraction: Fraction = Field(
-        0.5, description="share of those that are words in no order, which can only be read, not guessed"
-    )
     max_sentences: PositiveInt | None = Field(
         None, description="take only so many sentences of data.lm_text, evenly spread, for small runs"
     )

@@ -66,10 +66,7 @@ def load_grammar(path: Path = GRAMMAR) -> dict[str, Any]:
             if isinstance(values, dict):
                 first, last = values["range"]
                 grammar[language]["slots"][name] = [spell(n) for n in range(first, last + 1)]
-    english = {
-        f"en.{name}": [SLOT.sub(r"{en.\1}", value) for value in values]
-        for name, values in grammar["en"]["slots"].items()
-    }
+    english = {f"en.{name}": [SLOT.sub(r"{en.\1}", value) for value in values] for name, values in grammar["en"]["slots"].items()}
     grammar["mixed"]["slots"] = grammar["zh"]["slots"] | english
     return grammar
 

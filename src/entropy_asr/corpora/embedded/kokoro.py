@@ -115,9 +115,7 @@ class Kokoro:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(
-            str(assets / "model.onnx"), options, providers=["CPUExecutionProvider"]
-        )
+        self.session = onnxruntime.InferenceSession(str(assets / "model.onnx"), options, providers=["CPUExecutionProvider"])
         self.vocabulary = json.loads((assets / "vocab.json").read_text(encoding="utf-8"))["vocab"]
         self.voices = assets / "voices"
         self.phonemise = Phonemiser()

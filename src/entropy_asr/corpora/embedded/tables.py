@@ -45,9 +45,7 @@ def percent(part: float, whole: float) -> str:
 
 def pooled_error(records: Records) -> str:
     """Errors over reference units of all checked records together."""
-    checked = [
-        (r["asr_error_rate"], len(units(r["text"], r["language"]))) for r in records if r["asr_text"] is not None
-    ]
+    checked = [(r["asr_error_rate"], len(units(r["text"], r["language"]))) for r in records if r["asr_text"] is not None]
     return percent(sum(rate * n for rate, n in checked), sum(n for _, n in checked))
 
 
