@@ -6,6 +6,7 @@ worker, rank or batch it lands in, and a resumed run continues exactly as an uni
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,8 +70,11 @@ def spec_augment(
 class NoiseSource:
     """Noise to add to speech: recorded noise where the config names some, else babble, vehicle-like and music-like noise.
 
-    Babble is several training utterances at once. The other two are generated, and the documentation says so.
+    Babble is several training utterances at once. The other two are generated, and the documentation says so. A bank of
+    clips is made once; each use takes one of them from a random start.
     """
+
+    CLIPS_A_KIND = 12
 
     def __init__(self, load: Callable[[Cut], np.ndarray], speech: CutSet, folders: Sequence[str], rate: int) -> None:
         """load: cut → (S,) samples; speech: training cuts, for babble; folders: of recorded noise; rate: Hz.
@@ -78,25 +82,28 @@ class NoiseSource:
         Raises:
             InputError: a folder holds no audio.
         """
-        self.load, self.speech, self.rate = load, speech, rate
+        self.load, self.rate = load, rate
         self.recorded: list[Path] = []
         for folder in folders:
             files = sorted(path for path in Path(folder).rglob("*") if path.suffix in NOISE_SUFFIXES)
             if not files:
                 raise InputError(f"augment.noise_folders: no audio ({', '.join(NOISE_SUFFIXES)}) under {folder}")
             self.recorded += files
+        rng = np.random.default_rng(0)
+        kinds = () if self.recorded else (partial(self.babble, speech), self.vehicle, self.music)
+        self.clips = [kind(rng) for kind in kinds for _ in range(self.CLIPS_A_KIND)]
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """A few seconds of noise, (S,) float32."""
         if self.recorded:
             recording = Recording.from_file(self.recorded[int(rng.integers(len(self.recorded)))])
             return self.load(recording.to_cut())
-        return (self.babble, self.vehicle, self.music)[int(rng.integers(3))](rng)
+        return self.clips[int(rng.integers(len(self.clips)))]
 
-    def babble(self, rng: np.random.Generator, voices: int = 5, seconds: float = 6.0) -> np.ndarray:
+    def babble(self, speech: CutSet, rng: np.random.Generator, voices: int = 5, seconds: float = 6.0) -> np.ndarray:
         """Several training utterances at once, each from a random start."""
         length = int(seconds * self.rate)
-        talk = [self.load(self.speech[int(rng.integers(len(self.speech)))]) for _ in range(voices)]
+        talk = [self.load(speech[int(rng.integers(len(speech)))]) for _ in range(voices)]
         return sum(np.resize(np.roll(x, -rng.integers(len(x))), length) / (np.std(x) + 1e-6) for x in talk).astype(np.float32)
 
     def vehicle(self, rng: np.random.Generator, seconds: float = 6.0) -> np.ndarray:
