@@ -4,11 +4,11 @@
         --encoder results/encoders/phoneme/seed-1/part-0/encoder.safetensors --lm results/text/lm --seed 1 --running … --out …
 """
 
-from pathlib import Path
 
 import typer
 
 from entropy_asr.errors import friendly_exit
+from entropy_asr.stages.options import ConfigFile, Encoder, Lm, Out, Running, Seed, Train
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -16,13 +16,13 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 @friendly_exit()
 def main(
-    config: Path = typer.Option(..., help="sections of this stage"),
-    train: list[Path] = typer.Option(..., help="training manifests"),
-    encoder: Path = typer.Option(..., help="encoder.safetensors to align"),
-    lm: Path = typer.Option(..., help="folder with lm.json"),
-    seed: int = typer.Option(...),
-    running: Path = typer.Option(..., help="folder of the running state"),
-    out: Path = typer.Option(..., help="folder of the artifact"),
+    config: ConfigFile,
+    train: Train,
+    encoder: Encoder,
+    lm: Lm,
+    seed: Seed,
+    running: Running,
+    out: Out,
 ) -> None:
     """Train the adaptor."""
     import torch
@@ -51,11 +51,8 @@ def main(
         tokenizer,
         trained=("adaptor",),
         schedule=settings.align,
+        settings=settings,
         train=train,
-        features=settings.features,
-        augment=settings.augment,
-        engine_config=settings.engine,
-        prompt=settings.prompt,
         provenance=provenance,
         running=running,
         out=out,

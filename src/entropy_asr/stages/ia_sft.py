@@ -13,6 +13,7 @@ from pathlib import Path
 import typer
 
 from entropy_asr.errors import friendly_exit
+from entropy_asr.stages.options import ConfigFile, Encoder, Lm, Out, Running, Seed, Train
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -20,15 +21,15 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 @friendly_exit()
 def main(
-    config: Path = typer.Option(..., help="sections of this stage"),
-    train: list[Path] = typer.Option(..., help="training manifests"),
-    encoder: Path = typer.Option(..., help="encoder.safetensors of pretraining part i"),
+    config: ConfigFile,
+    train: Train,
+    encoder: Encoder,
+    lm: Lm,
+    seed: Seed,
+    running: Running,
+    out: Out,
     previous: Path = typer.Option(..., help="folder of the alignment or of the iteration before"),
-    lm: Path = typer.Option(..., help="folder with lm.json"),
     iteration: int = typer.Option(..., help="0, 1, …"),
-    seed: int = typer.Option(...),
-    running: Path = typer.Option(..., help="folder of the running state"),
-    out: Path = typer.Option(..., help="folder of the artifact"),
 ) -> None:
     """Train adaptor and LLM on this encoder."""
     from entropy_asr.config import load_stage
@@ -55,11 +56,8 @@ def main(
         tokenizer,
         trained=("adaptor", "llm"),
         schedule=settings.ia_sft,
+        settings=settings,
         train=train,
-        features=settings.features,
-        augment=settings.augment,
-        engine_config=settings.engine,
-        prompt=settings.prompt,
         provenance=provenance,
         running=running,
         out=out,

@@ -12,6 +12,7 @@ from pathlib import Path
 import typer
 
 from entropy_asr.errors import friendly_exit
+from entropy_asr.stages.options import ConfigFile, Encoder, Lm, Out, Running, Seed, Train
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -19,13 +20,13 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 @friendly_exit()
 def main(
-    config: Path = typer.Option(..., help="sections of this stage"),
-    train: list[Path] = typer.Option(..., help="training manifests"),
-    encoder: Path = typer.Option(..., help="encoder.safetensors of the last pretraining part"),
-    lm: Path = typer.Option(..., help="folder with lm.json"),
-    seed: int = typer.Option(...),
-    running: Path = typer.Option(..., help="folder of the running state"),
-    out: Path = typer.Option(..., help="folder of the artifact"),
+    config: ConfigFile,
+    train: Train,
+    encoder: Encoder,
+    lm: Lm,
+    seed: Seed,
+    running: Running,
+    out: Out,
     gates: list[Path] = typer.Option([], help="gate-i.json of each possible iteration"),
     previous: Path | None = typer.Option(None, help="folder of the alignment, for an arm without IA-SFT"),
     parts: list[Path] = typer.Option([], help="part.json of each pretraining part; IA-SFT's steps are added for each"),
@@ -59,11 +60,8 @@ def main(
         tokenizer,
         trained=("encoder", "adaptor", "llm"),
         schedule=schedule,
+        settings=settings,
         train=train,
-        features=settings.features,
-        augment=settings.augment,
-        engine_config=settings.engine,
-        prompt=settings.prompt,
         provenance=provenance,
         running=running,
         out=out,

@@ -14,6 +14,7 @@ from pathlib import Path
 import typer
 
 from entropy_asr.errors import InputError, friendly_exit
+from entropy_asr.stages.options import ConfigFile, Out, Running, Seed
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -21,12 +22,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 @friendly_exit()
 def main(
-    config: Path = typer.Option(..., help="sections of this stage"),
-    running: Path = typer.Option(..., help="folder of the running state"),
-    out: Path = typer.Option(..., help="folder of the artifact"),
+    config: ConfigFile,
+    running: Running,
+    out: Out,
     text: Path | None = typer.Option(None, help="JSONL(.gz) of {language, text}"),
     tokenizer: Path | None = typer.Option(None, help="folder of the tokenizer"),
-    seed: int = typer.Option(1),
+    seed: Seed = 1,
 ) -> None:
     """Train the small language model, or name the pretrained one."""
     from entropy_asr.config import load_stage

@@ -12,6 +12,7 @@ from pathlib import Path
 import typer
 
 from entropy_asr.errors import friendly_exit
+from entropy_asr.stages.options import ConfigFile, Out, Running, Seed, Train
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -19,15 +20,15 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 @friendly_exit()
 def main(
-    config: Path = typer.Option(..., help="sections of this stage"),
-    train: list[Path] = typer.Option(..., help="training manifests"),
+    config: ConfigFile,
+    train: Train,
+    seed: Seed,
+    running: Running,
+    out: Out,
     dev: list[Path] = typer.Option(..., help="development manifests: frames for CKA"),
     phonemes: Path = typer.Option(..., help="tokens.txt"),
     stats: Path = typer.Option(..., help="mean and deviation of the features"),
     part: int = typer.Option(..., help="0, 1, …"),
-    seed: int = typer.Option(...),
-    running: Path = typer.Option(..., help="folder of the running state, kept until the part is done"),
-    out: Path = typer.Option(..., help="folder of the artifact"),
     previous: Path | None = typer.Option(None, help="training_state.safetensors of the part before"),
 ) -> None:
     """Run one part of encoder pretraining."""

@@ -5,14 +5,14 @@ A stage is which modules train, from which files they start, for how long; those
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from entropy_asr.audio.batches import Batch, TrainingBatches, read_cuts
-from entropy_asr.config import Augment, Features, Prompt, Schedule
-from entropy_asr.config import Engine as EngineConfig
+from entropy_asr.config import Schedule
 from entropy_asr.models.artifacts import save_system
 from entropy_asr.models.speech_llm import SpeechLLM
 from entropy_asr.provenance import Provenance
@@ -40,11 +40,8 @@ def train_system(
     tokenizer: PreTrainedTokenizerBase,
     trained: tuple[str, ...],
     schedule: Schedule,
+    settings: SimpleNamespace,
     train: Sequence[Path],
-    features: Features,
-    augment: Augment,
-    engine_config: EngineConfig,
-    prompt: Prompt,
     provenance: Provenance,
     running: Path,
     out: Path,
@@ -52,11 +49,18 @@ def train_system(
     facts: dict,
     lr_scales: dict[str, float] | None = None,
 ) -> None:
-    """Train the named modules (of encoder, adaptor, llm) of a system, the others frozen, and write the trained ones."""
+    """Train the named modules (of encoder, adaptor, llm) of a system, the others frozen, and write the trained ones.
+
+    Args:
+        schedule: steps and learning rates of this stage.
+        settings: the stage's sections; features, augment, prompt and engine are read here.
+        facts: what the stage adds to the provenance.
+        lr_scales: learning-rate factor by prefix of parameter name.
+    """
     for name in ("encoder", "adaptor", "llm"):
         if name not in trained:
             freeze(getattr(system, name))
-    if engine_config.activation_checkpointing:
+    if settings.engine.activation_checkpointing:
         system.encoder.checkpoint_activations = True
         system.llm.gradient_checkpointing_enable()
     device = distributed.start()
@@ -66,22 +70,22 @@ def train_system(
             tokenizer.backend_tokenizer.encode(cut.supervisions[0].custom["normalized"], add_special_tokens=False).ids
         ),
         fill=system.encoder.feature_mean.numpy(),
-        features=features,
-        augment=augment,
+        features=settings.features,
+        augment=settings.augment,
         copies=1,
         max_duration=schedule.max_duration,
-        buckets=engine_config.buckets,
+        buckets=settings.engine.buckets,
         seed=seed,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
     )
     torch.manual_seed(seed * 1000 + distributed.rank())
-    engine = Engine(TranscriptLoss(system), schedule, engine_config, device, lr_scales)
+    engine = Engine(TranscriptLoss(system), schedule, settings.engine, device, lr_scales)
     trainer = Trainer(engine, batches, RunningState(running, provenance.key), out / "train.jsonl", stage)
     trainer.resume()
     trainer.run()
     if distributed.rank() == 0:
-        save_system(out, system, tokenizer, prompt, trained)
+        save_system(out, system, tokenizer, settings.prompt, trained)
         provenance.write(
             out / "provenance.json",
             seed=seed,
