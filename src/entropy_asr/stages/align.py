@@ -4,7 +4,6 @@
         --encoder results/encoders/phoneme/seed-1/part-0/encoder.safetensors --lm results/text/lm --seed 1 --running … --out …
 """
 
-
 import typer
 
 from entropy_asr.errors import friendly_exit
