@@ -140,7 +140,9 @@ class TrainingBatches:
 
     def loader(self, start: Position, workers: int) -> Iterator[Batch]:
         """Batches from position `start` on."""
-        return iter(DataLoader(self, sampler=_Keys(self, start), batch_size=None, num_workers=workers))
+        # A generator of its own: otherwise the loader draws a seed from torch's, and a resumed run has other dropout.
+        generator = torch.Generator().manual_seed(self.seed)
+        return iter(DataLoader(self, sampler=_Keys(self, start), batch_size=None, num_workers=workers, generator=generator))
 
 
 @dataclass(frozen=True)
