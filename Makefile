@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: reproduce test test-slow smoke lint clean
+.PHONY: reproduce test smoke lint clean
 
 reproduce: $(READY)  ## the default scale (mini), from audio to report
 	$(RUN) snakemake --cores $(CORES) all
@@ -18,10 +18,7 @@ smoke: $(READY)  ## the same workflow, a few minutes, its own results in runs/sm
 	$(RUN) entropy-asr show runs/smoke/results
 
 test: $(READY)
-	$(RUN) pytest -n $(CORES) -m "not slow"
-
-test-slow: $(READY)
-	$(RUN) pytest -m slow
+	$(RUN) pytest -n $(CORES) --dist loadfile
 
 lint: $(READY)
 	$(RUN) ruff check .
