@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import REPO
+from repository import REPO
 
 
 def cli(*arguments: str) -> subprocess.CompletedProcess:

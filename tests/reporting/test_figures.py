@@ -48,7 +48,7 @@ def test_each_says_that_speech_is_synthetic(drawn_from: dict[str, Path]) -> None
 
 def test_swaps_threshold_and_overlap_are_labelled(drawn_from: dict[str, Path]) -> None:
     shown = texts(figures.draw_cka(tables.read_table(drawn_from["cka"]), "speech"))
-    assert "swap 1\nstep 60" in shown and "swap 2\nstep 100" in shown and "threshold 0.9" in shown
+    assert "alignment\nstep 60" in shown and "swap 1\nstep 100" in shown and "threshold 0.9" in shown
     assert "IA-SFT iteration 0 beside pretraining part 1: 6.5 min" in texts(
         figures.draw_timeline(tables.read_table(drawn_from["timeline"]), "speech")
     )

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPO
+from repository import REPO
 
 from entropy_asr.config import STAGE_SECTIONS, load_config
 from entropy_asr.files import sha256

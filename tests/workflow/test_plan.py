@@ -1,31 +1,9 @@
 """Plans of a fresh checkout: every scale can be planned, a wrong config stops before any rule."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPO
-
-ENVIRONMENT = os.environ | {
-    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    "PYTHONPATH": str(REPO / "src"),
-}
-
-
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [
-        "snakemake",
-        "--snakefile",
-        str(REPO / "Snakefile"),
-        "--directory",
-        str(folder),
-        "--cores",
-        "2",
-        *arguments,
-    ]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+from repository import REPO, snakemake
 
 
 @pytest.mark.parametrize("scale", ["smoke", "mini", "paper"])

@@ -9,8 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from conftest import REPO
-from test_plan import snakemake
+from repository import REPO, snakemake
 
 SMOKE = ("--configfile", str(REPO / "config/smoke.yaml"))
 

@@ -146,7 +146,7 @@ def draw_cka(rows: Rows, speech: str) -> Figure:
         step, value = int(row["step"]), float(row["cka"])
         ax.axvline(step, color="#8a94a0", linewidth=0.9, linestyle=":")
         ax.plot([step], [value], "v", color="#d1702b", markeredgecolor="black", markersize=9, zorder=4)
-        label = f"swap {int(row['part']) + 1}\nstep {step}"
+        label = (f"swap {row['part']}" if int(row["part"]) else "alignment") + f"\nstep {step}"
         ax.annotate(label, (step, value), xytext=(7, -4), textcoords="offset points", fontsize=8, va="top")
     if settings["threshold"]:
         threshold = float(settings["threshold"])

@@ -101,7 +101,7 @@ def headline(rows: Rows) -> list[dict[str, Any]]:
 
 
 def swaps(cka: Rows, timeline: Rows) -> list[dict[str, Any]]:
-    """Each hand-over: at which step, at which CKA, and which jobs it let start."""
+    """Each trigger: its step, its CKA, and the jobs it let start. Number 0 starts alignment, the others are hot swaps."""
     found = []
     for row in cka:
         if row["swapped"] != "true":
@@ -113,7 +113,7 @@ def swaps(cka: Rows, timeline: Rows) -> list[dict[str, Any]]:
             for job in timeline
             if job["seed"] == row["seed"] and (job["arm"], job["stage"], int(job["index"])) in wanted
         ]
-        found.append({**row, "number": part + 1, "started": started})
+        found.append({**row, "number": part, "started": started})
     return found
 
 
