@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from repository import REPO, snakemake
 
-SMOKE = ("--configfile", str(REPO / "config/smoke.yaml"))
+SMOKE = f"--configfile={REPO / 'config/smoke.yaml'}"
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = REPO / "runs" / "test-smoke"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    done = snakemake(folder, *SMOKE, "all")
+    done = snakemake(folder, SMOKE, "all")
     assert done.returncode == 0, done.stdout + done.stderr
     yield folder
     shutil.rmtree(folder)
@@ -64,7 +64,7 @@ def test_every_trained_artifact_says_where_it_comes_from(run: Path) -> None:
 
 
 def test_a_second_call_has_nothing_to_do(run: Path) -> None:
-    assert planned(run, *SMOKE, "all") == set()
+    assert planned(run, SMOKE, "all") == set()
 
 
 def test_a_parameter_of_align_reruns_align_and_what_follows(run: Path, tmp_path: Path) -> None:
@@ -72,12 +72,12 @@ def test_a_parameter_of_align_reruns_align_and_what_follows(run: Path, tmp_path:
     text = (REPO / "config/smoke.yaml").read_text()
     changed.write_text(re.sub(r"(align:\n  steps: 8\n  peak_lr:) \S+", r"\1 1.0e-3", text))
     assert changed.read_text() != text
-    rules = planned(run, "--configfile", str(changed), "results/tables/main.csv")
+    rules = planned(run, f"--configfile={changed}", "results/tables/main.csv")
     assert {"stage_config", "align", "ia_sft_iteration", "joint_sft", "decode", "score", "table_main"} <= rules
     assert not rules & {"pretrain_part", "lm", "tokenizer", "manifests_embedded", "feature_stats", "decode_phonemes"}
 
 
 def test_forcing_joint_sft_reruns_it_and_what_follows(run: Path) -> None:
-    rules = planned(run, *SMOKE, "results/tables/main.csv", "-R", "joint_sft")
+    rules = planned(run, SMOKE, "results/tables/main.csv", "-R", "joint_sft")
     assert {"joint_sft", "decode", "score", "table_main"} <= rules
     assert not rules & {"pretrain_part", "align", "ia_sft_iteration", "lm", "manifests_embedded", "decode_phonemes"}
