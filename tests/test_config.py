@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from repository import REPO
 
 from entropy_asr.config import STAGE_SECTIONS, Config, json_schema, load_config, load_stage, reference_page, stage_json
 from entropy_asr.errors import InputError
 
-REPO = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((REPO / "config").glob("*.yaml"))
 
 
@@ -38,6 +38,11 @@ def test_a_split_must_be_one_of_a_corpus() -> None:
     corpora = {"toy": {"path": "toy", "splits": ["train"]}}
     message = refusal({"data": {"corpora": corpora, "train": ["toy/trian"]}})
     assert "split 'toy/trian' is not in data.corpora; did you mean 'toy/train'?" in message
+
+
+def test_speed_perturbation_stays_within_what_quality_checks() -> None:
+    message = refusal({"augment": {"speed_factors": [0.9, 1.3]}})
+    assert "speed_factors go up to 1.3, quality.max_speed is 1.1" in message
 
 
 def test_missing_file_and_broken_yaml(tmp_path: Path) -> None:

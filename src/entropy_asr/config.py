@@ -285,6 +285,16 @@ class Config(Section):
     resources: Resources = Field(default_factory=Resources)
 
     @model_validator(mode="after")
+    def _quality_knows_the_fastest_speed(self) -> "Config":
+        fastest = max(self.augment.speed_factors, default=1.0)
+        if fastest > self.quality.max_speed:
+            raise ValueError(
+                f"augment.speed_factors go up to {fastest}, quality.max_speed is {self.quality.max_speed}: "
+                "utterances could become too short for their phonemes; raise max_speed"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _warmup_before_the_end(self) -> "Config":
         if self.cka.warmup_steps >= self.pretrain.steps:
             raise ValueError(f"cka.warmup_steps {self.cka.warmup_steps} must be below pretrain.steps {self.pretrain.steps}")
