@@ -6,6 +6,7 @@ The command prints sentences to look at; `sentences` and `lm_text` draw from the
 """
 
 import argparse
+import itertools
 import random
 import re
 import unicodedata
@@ -107,7 +108,7 @@ def main() -> None:
     args = parser.parse_args()
     for domain in domains(args.language):
         sentences = generate(args.language, domain, random.Random(f"{args.seed}-{domain}"))
-        for _, sentence in zip(range(args.count), sentences, strict=False):
+        for sentence in itertools.islice(sentences, args.count):
             print(f"{domain}\t{sentence}")
 
 
