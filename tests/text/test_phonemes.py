@@ -52,8 +52,13 @@ def test_tokens_file_round_trip(tmp_path) -> None:
     ],
 )
 def test_known_pronunciations(text: str, phonemes: str) -> None:
-    assert pronunciation_line(text, "mixed") == phonemes
+    assert " ".join(phonemize(text, "mixed").phonemes) == phonemes
     assert phonemize(text, "mixed").oov == []
+
+
+def test_pronunciation_line_is_open_syllables_without_word_boundaries() -> None:
+    assert pronunciation_line("hello world 吧", "mixed") == "HH-AH L-OW W-ER L-D ba5"
+    assert pronunciation_line("一个 hello", "mixed") == "i2 ge4 HH-AH L-OW"
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,7 @@ def _train(settings, text: Path, tokenizer_folder: Path, key: str, running: Path
             intermediate_size=scratch.intermediate_size,
             max_position_embeddings=2048,
             tie_word_embeddings=True,
+            initializer_range=scratch.hidden_size**-0.5,  # Qwen3's 0.02 is made for wide models: a narrow one hardly starts
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,

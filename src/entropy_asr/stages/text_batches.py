@@ -1,4 +1,4 @@
-"""Chat-formatted text batches for the small language model: phonemes (or nothing) in the user turn, the sentence as answer."""
+"""Chat-formatted text batches for the small language model: how a sentence sounds (or nothing) in the user turn, its text as answer."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

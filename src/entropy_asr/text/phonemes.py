@@ -133,8 +133,22 @@ def phonemize(text: str, language: Language) -> Pronunciation:
 
 
 def pronunciation_line(text: str, language: Language) -> str:
-    """Phonemes of a normalised text with single spaces between, as the language model reads them."""
-    return " ".join(phonemize(text, language).phonemes)
+    """A normalised text as it sounds, in open syllables, as the small language model reads it.
+
+    Pinyin syllables are written as usual, English ones with hyphens between the phones; consonants go with the vowel that
+    follows, across words too, because speech has no spaces. Those at the end stand alone.
+
+    >>> pronunciation_line("play fields", "en"), pronunciation_line("播放", "zh")
+    ('P-L-EY F-IY L-D-Z', 'bo1 fang4')
+    """
+    syllables: list[list[str]] = [[]]
+    for phoneme in phonemize(text, language).phonemes:
+        if syllables[-1] and syllables[-1][-1].isupper() != phoneme.isupper():
+            syllables.append([])
+        syllables[-1].append(phoneme)
+        if phoneme in _VOWEL_PHONES or phoneme[-1] in TONES:
+            syllables.append([])
+    return " ".join(("-" if syllable[0].isupper() else "").join(syllable) for syllable in syllables if syllable)
 
 
 def write_tokens(path: str | PathLike[str]) -> Path:

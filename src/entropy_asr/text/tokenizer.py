@@ -2,8 +2,8 @@
 
 A pretrained LLM brings its tokenizer; this one stands in for it with the same interface (``AutoTokenizer``, chat
 template, ``<|im_end|>`` ends a turn), so every later stage has one code path. It is trained on normalised sentences and
-on their phonemes, because the small LM learns spelling from pronunciation, as a web-scale LLM has: each phoneme with
-the space before it is one unit, toned finals included; other digits are split one by one.
+on their pronunciation, because the small LM learns spelling from how words sound, as a web-scale LLM has: frequent
+syllables become one unit, as long as what the adaptor makes one position of; digits elsewhere are split one by one.
 
     python -m entropy_asr.text.tokenizer --config stage.json --text lm_text.jsonl.gz --out results/text/tokenizer
 """
@@ -19,7 +19,7 @@ import typer
 
 from entropy_asr.errors import InputError, friendly_exit
 from entropy_asr.files import atomic_write, read_jsonl, write_json
-from entropy_asr.text.phonemes import FINALS, phonemize
+from entropy_asr.text.phonemes import pronunciation_line
 from entropy_asr.text.scripts import Language
 
 if TYPE_CHECKING:
@@ -35,12 +35,14 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
-# Toned finals stay whole. Hanzi stand alone: on a small corpus BPE would make one unit of a whole carrier phrase, and a
-# new sentence would be spelled in units hardly ever trained. Then Qwen's pattern: contractions, words with the
-# character before them, single digits, punctuation, line ends, spaces.
+# Syllables of the pronunciation stay whole for BPE to merge: pinyin with its tone, phones in capitals with hyphens (normalised
+# text has neither). Hanzi stand alone: on a small corpus BPE would make one unit of a whole carrier phrase, and a new
+# sentence would be spelled in units hardly ever trained. Then Qwen's pattern: contractions, words with the character before
+# them, single digits, punctuation, line ends, spaces.
 _LETTER = r"[\p{L}&&[^\p{Han}]]"
 _PIECES = (
-    r" ?(?:" + "|".join(sorted(FINALS, key=len, reverse=True)) + r")[1-5](?![\p{L}\p{N}])"
+    r" ?[a-z]+[1-5](?![\p{L}\p{N}])"
+    r"| ?[A-Z]{1,2}(?:-[A-Z]{1,2})*(?![\p{L}\p{N}])"
     r"| ?\p{Han}"
     rf"|(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?{_LETTER}+|\p{{N}}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -48,16 +50,15 @@ _PIECES = (
 _MODEL_MAX_LENGTH = 32768
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, phonemes: Iterable[str] = ()) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Train byte-level BPE.
 
     Args:
         texts: training lines.
         vocab_size: units, special tokens and the 256 bytes included.
-        phonemes: symbols that must come out as one unit each with the space before them.
 
     Raises:
-        InputError: ``vocab_size`` is too small for the bytes, or for the phonemes.
+        InputError: ``vocab_size`` is too small for the bytes.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -81,17 +82,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, phonemes: Iterable[st
         special_tokens=list(SPECIAL_TOKENS),
         show_progress=False,
     )
-    lines = list(texts)
-    units = sorted(set(phonemes))
-    # Rare phonemes would lose against frequent words: each is shown as often as a word of every tenth line.
-    shown = ["".join(f" {unit}" for unit in units)] * (100 + len(lines) // 10)
-    tokenizer.train_from_iterator(lines + shown, trainer)
-    split = [unit for unit in units if len(tokenizer.encode(f" {unit}").ids) != 1]
-    if split:
-        raise InputError(
-            f"vocab_size {vocab_size} leaves {len(split)} of {len(units)} phonemes in pieces (first: {split[0]!r}); "
-            "raise llm.scratch.vocab_size"
-        )
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
@@ -147,13 +138,13 @@ def build(config: str | Path, text: str | Path, out: str | Path) -> None:
     sentences = read_sentences(text, settings.llm.scratch.max_sentences)
     if not sentences:
         raise InputError(f"{text}: no sentence in it; expected JSON lines with text and language")
-    spoken = [phonemize(sentence, language).phonemes for sentence, language in sentences]
-    lines = [sentence for sentence, _ in sentences] + [" ".join(phonemes) for phonemes in spoken]
+    lines = [sentence for sentence, _ in sentences]
+    lines += [" " + pronunciation_line(sentence, language) for sentence, language in sentences]
     # The words of the chat, as often as they will be read: a unit each, as in a web-scale tokenizer.
     lines += [f"system\n{settings.prompt.system}", "user\n", "assistant\n"] * len(sentences)
-    tokenizer = train_tokenizer(lines, vocab_size, {phoneme for phonemes in spoken for phoneme in phonemes})
+    tokenizer = train_tokenizer(lines, vocab_size)
     save_tokenizer(tokenizer, out)
-    print(f"tokenizer: {tokenizer.get_vocab_size()} units from {len(sentences)} sentences and their phonemes")
+    print(f"tokenizer: {tokenizer.get_vocab_size()} units from {len(sentences)} sentences and their pronunciation")
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
