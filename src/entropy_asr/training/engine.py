@@ -62,12 +62,14 @@ class Engine:
             scale = next((s for prefix, s in (lr_scales or {}).items() if name.startswith(prefix)), 1.0)
             decay = schedule.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((scale, decay), []).append(parameter)
+        gpu = device.type == "cuda"
         self.lr_scales = [scale for scale, _ in groups]
         optimiser = torch.optim.AdamW(
             [{"params": parameters, "weight_decay": decay} for (_, decay), parameters in groups.items()],
             lr=schedule.peak_lr,
             betas=(0.9, 0.98),
             eps=1e-8,
+            fused=True,
         )
         self.engine, self.optimiser, _, _ = deepspeed.initialize(
             model=module.to(device),
@@ -78,7 +80,8 @@ class Engine:
                 "gradient_accumulation_steps": schedule.accumulation,
                 "gradient_clipping": config.gradient_clip,
                 "bf16": {"enabled": config.precision == "bf16"},
-                "zero_optimization": {"stage": 2, "overlap_comm": device.type == "cuda"},
+                # Copying gradients to one buffer saves GPU memory; for a small model on a CPU it is a fifth of the step.
+                "zero_optimization": {"stage": 2, "overlap_comm": gpu, "contiguous_gradients": gpu},
                 "zero_allow_untested_optimizer": True,
                 "steps_per_print": 2**31,
             },
@@ -88,7 +91,7 @@ class Engine:
             # first parameter group has moved, when those of the other groups would not be there yet.
             zeros = torch.zeros_like(partition)
             self.optimiser.optimizer.state[partition] = {
-                "step": torch.tensor(0.0),
+                "step": torch.tensor(0.0, device=partition.device),
                 "exp_avg": zeros,
                 "exp_avg_sq": zeros.clone(),
             }

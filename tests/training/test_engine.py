@@ -1,0 +1,73 @@
+"""The engine with real processes: on one or two it computes what plain PyTorch does, and either takes up the other's state."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from engine_worker import MICRO_BATCHES, STEPS, Network, data, schedule
+from repository import ENVIRONMENT
+
+from entropy_asr.training.engine import cosine_lr
+
+WORKER = Path(__file__).with_name("engine_worker.py")
+
+
+def train(out: Path, processes: int, save_at: int = 0, resume: Path | None = None) -> dict:
+    """Run the worker; returns its losses by step and its last weights."""
+    out.mkdir()
+    launch = [sys.executable]
+    if processes > 1:
+        launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [*launch, str(WORKER), str(out), str(save_at), *([str(resume)] if resume else [])]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads((out / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def peer() -> dict:
+    """Plain PyTorch, all micro-batches of a step in one process."""
+    network = Network()
+    network.frozen.requires_grad_(False)
+    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [p], "weight_decay": 0.1 if p.ndim > 1 else 0.0, "scale": 0.5 if name.startswith("first.") else 1.0}
+        for name, p in named
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.98))
+    pairs, losses = data(), []
+    for step in range(STEPS):
+        for group in optimiser.param_groups:
+            group["lr"] = group["scale"] * cosine_lr(step, schedule(1))
+        batch = [network(pair)[0] for pair in pairs[step * MICRO_BATCHES : (step + 1) * MICRO_BATCHES]]
+        loss = torch.stack(batch).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for _, p in named if p.grad is not None], 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(loss.item())
+    return {"losses": losses, "weights": {name: p.tolist() for name, p in network.named_parameters()}}
+
+
+def assert_same(found: dict, expected: dict) -> None:
+    assert found["losses"] == pytest.approx(expected["losses"][-len(found["losses"]) :], rel=1e-4)
+    for name, weights in expected["weights"].items():
+        torch.testing.assert_close(torch.tensor(found["weights"][name]), torch.tensor(weights), rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_same_as_plain_pytorch_on_the_same_global_batch(processes: int, peer: dict, tmp_path: Path) -> None:
+    found = train(tmp_path / "run", processes)
+    assert found["losses"][-1] < 0.8 * found["losses"][0]
+    assert_same(found, peer)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_processes_goes_on(before: int, after: int, peer: dict, tmp_path: Path) -> None:
+    train(tmp_path / "first", before, save_at=5)
+    found = train(tmp_path / "second", after, resume=tmp_path / "first/state.safetensors")
+    assert len(found["losses"]) == STEPS - 5
+    assert_same(found, peer)
