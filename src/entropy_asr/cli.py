@@ -1,6 +1,7 @@
 """The command line for people: look at results, check a config, transcribe a file.
 
     entropy-asr config check config/mini.yaml
+    entropy-asr plan config/paper.yaml
     entropy-asr show results
     entropy-asr transcribe results/systems/ours/seed-1/joint_sft my.wav
 
@@ -37,6 +38,43 @@ def docs(folder: Path = Path("docs")) -> None:
 
     atomic_write(folder / "config.schema.json", json_schema())
     atomic_write(folder / "config.md", reference_page())
+
+
+@app.command()
+@friendly_exit()
+def plan(
+    path: Path,
+    mfu: float = typer.Option(0.4, min=0.01, max=1.0, help="share of the peak that training reaches"),
+    peak_tflops: float = typer.Option(312.0, min=0.001, help="of one GPU; 312: A100, bf16"),
+) -> None:
+    """Say what an experiment will cost, from its config alone: parameters, memory a GPU, steps, GPU-hours."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from entropy_asr.config import load_config
+    from entropy_asr.cost import parameters, stage_costs
+
+    config = load_config(path)
+    console, sizes = Console(), parameters(config)
+    table = Table("module", "parameters", title=f"{path}: parameters")
+    for name, size in [*sizes.items(), ("recogniser", sum(sizes.values()) - sizes["phoneme head"])]:
+        table.add_row(name, f"{size / 1e6:,.1f} M")
+    console.print(table)
+    columns = ("stage", "steps", "audio h", "weights", "grads", "Adam", "activ.", "GiB", "GPU h")
+    processes = config.resources.nodes * max(1, config.resources.gpus_per_node)
+    table = Table(*columns, title=f"arm ours, one seed, ZeRO-2 on {processes} processes", padding=(0, 0), collapse_padding=True)
+    for cost in stage_costs(config):
+        memory = (cost.weights, cost.gradients, cost.optimiser, cost.activations, cost.memory)
+        table.add_row(
+            cost.stage,
+            f"{cost.steps:,}",
+            f"{cost.audio_hours:,.0f}",
+            *(f"{value / 2**30:.2f}" for value in memory),
+            f"{cost.gpu_hours(peak_tflops * 1e12, mfu):,.0f}",
+        )
+    console.print(table)
+    note = "Memory is of one process, in GiB: weights, gradients, float32 master weights and moments, activations (estimated)."
+    console.print(f"{note} GPU-hours at {mfu:.0%} of {peak_tflops:g} TFLOP/s.", soft_wrap=True)
 
 
 @app.command()

@@ -1,15 +1,17 @@
 """Pretraining with real processes: killed and resumed is uninterrupted, cut into parts is one run, inputs are checked."""
 
 import json
-import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
-from repository import REPO
+from repository import ENVIRONMENT, REPO
+from safetensors import safe_open
 
 from entropy_asr.config import STAGE_SECTIONS, load_config
 from entropy_asr.files import sha256
@@ -30,7 +32,7 @@ def job(tones: Path, tmp_path: Path):
     smoke["cka"].update(warmup_steps=3, every=3, threshold=0.0)
     smoke["engine"].update(save_every=2, log_every=1)
 
-    def command(name: str, part: int = 0, previous: Path | None = None, **changes: dict) -> list[str]:
+    def command(name: str, part: int = 0, previous: Path | None = None, processes: int = 1, **changes: dict) -> list[str]:
         settings = {section: smoke[section] | changes.get(section, {}) for section in STAGE_SECTIONS["pretrain"]}
         config = tmp_path / f"{name}.json"
         config.write_text(json.dumps(settings))
@@ -38,13 +40,23 @@ def job(tones: Path, tmp_path: Path):
         words += f" --running {tmp_path / 'state' / name} --out {tmp_path / name}" + (
             f" --previous {previous}" if previous else ""
         )
-        return [sys.executable, "-m", "entropy_asr.stages.pretrain", *words.split()]
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+        return [sys.executable, *launch, "-m", "entropy_asr.stages.pretrain", *words.split()]
 
     return command
 
 
 def run(command: list[str]) -> None:
-    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(REPO / "src")}, capture_output=True)
+    subprocess.run(command, check=True, env=ENVIRONMENT, capture_output=True)
+
+
+def start_until_saved(command: list[str], state: Path) -> subprocess.Popen:
+    """Start a job in a process group of its own and come back when it has saved a state."""
+    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL, start_new_session=True)
+    while not list(state.glob("state-*.safetensors")):
+        assert process.poll() is None, "it ended before its first save"
+        time.sleep(0.02)
+    return process
 
 
 def weights(folder: Path) -> list[str]:
@@ -58,10 +70,7 @@ def losses(folder: Path) -> list[tuple[int, float]]:
 def test_killed_or_asked_to_stop_then_resumed_is_uninterrupted(job, tmp_path: Path) -> None:
     run(job("whole"))
     for name, number, code in (("killed", signal.SIGKILL, -9), ("asked", signal.SIGTERM, 75)):
-        process = subprocess.Popen(job(name), env=os.environ | {"PYTHONPATH": str(REPO / "src")}, stderr=subprocess.DEVNULL)
-        while not list((tmp_path / "state" / name).glob("state-*.safetensors")):
-            assert process.poll() is None, "it ended before its first save"
-            time.sleep(0.02)
+        process = start_until_saved(job(name), tmp_path / "state" / name)
         process.send_signal(number)
         assert process.wait() == code
         assert not (tmp_path / name / "encoder.safetensors").exists()
@@ -86,10 +95,7 @@ def test_parts_are_one_run(job, tmp_path: Path) -> None:
 
 
 def test_state_of_another_config_is_set_aside(job, tmp_path: Path) -> None:
-    process = subprocess.Popen(job("changed"), env=os.environ | {"PYTHONPATH": str(REPO / "src")}, stderr=subprocess.DEVNULL)
-    while not list((tmp_path / "state/changed").glob("state-*.safetensors")):
-        assert process.poll() is None
-        time.sleep(0.02)
+    process = start_until_saved(job("changed"), tmp_path / "state/changed")
     process.kill()
     process.wait()
     run(job("changed", pretrain={"peak_lr": 1e-4}))
@@ -97,11 +103,61 @@ def test_state_of_another_config_is_set_aside(job, tmp_path: Path) -> None:
     assert [path.name[:13] for path in (tmp_path / "state").iterdir()] == ["changed.aside"]
 
 
+def test_one_of_two_processes_dies_then_resumed_is_uninterrupted(job, tmp_path: Path) -> None:
+    run(job("whole", processes=2))
+    process = start_until_saved(job("halved", processes=2), tmp_path / "state/halved")
+    ranks = psutil.Process(process.pid).children()
+    assert len(ranks) == 2
+    ranks[1].kill()
+    assert process.wait(timeout=120) not in (0, None)  # torchrun ends the other rank
+    assert not psutil.pid_exists(ranks[0].pid)
+    assert not (tmp_path / "halved/encoder.safetensors").exists()
+    run(job("halved", processes=2))
+    assert losses(tmp_path / "halved") == losses(tmp_path / "whole")
+    assert weights(tmp_path / "halved")[0] == weights(tmp_path / "whole")[0]
+
+
+def test_a_full_disk_while_saving_loses_nothing_older(job, tmp_path: Path) -> None:
+    run(job("whole"))
+    state = tmp_path / "state/full"
+    process = start_until_saved(job("full"), state)
+    process.kill()
+    process.wait()
+    before = {path.name: sha256(path) for path in state.glob("state-*.safetensors")}
+    largest = min(path.stat().st_size for path in state.glob("state-*.safetensors")) // 2
+    limited = subprocess.run(
+        job("full"),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest)),
+    )
+    assert limited.returncode not in (0, 75)
+    assert "File too large" in limited.stderr
+    assert {path.name: sha256(path) for path in state.glob("state-*.safetensors")} == before
+    assert not list(state.glob(".*"))
+    run(job("full"))
+    assert losses(tmp_path / "full") == losses(tmp_path / "whole")
+    assert weights(tmp_path / "full")[0] == weights(tmp_path / "whole")[0]
+
+
+def test_a_batch_without_finite_loss_is_kept_and_skipped_and_too_many_end_the_run(job, tmp_path: Path) -> None:
+    command = job("diverges", pretrain={"peak_lr": 1e30}, engine={"max_nonfinite": 2})
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode not in (0, 75)
+    assert "3 batches gave a non-finite loss (engine.max_nonfinite)" in done.stderr
+    kept = sorted((tmp_path / "state/diverges").glob("nonfinite-*-rank0.safetensors"))
+    assert len(kept) >= 1
+    with safe_open(kept[0], framework="pt") as file:
+        assert json.loads(file.metadata()["ids"])[0].startswith("tone-")
+        assert file.get_tensor("features").shape[2] == 80
+    assert not (tmp_path / "diverges/encoder.safetensors").exists()
+
+
 def test_a_wrong_key_stops_it_before_anything_is_loaded(job) -> None:
     command = job("wrong", encoder={"widht": 3})
-    done = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": str(REPO / "src")}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "unknown key 'encoder.widht'; did you mean 'width'?" in done.stderr
     assert "Traceback" not in done.stderr

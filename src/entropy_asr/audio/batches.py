@@ -50,6 +50,15 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         return replace(self, features=self.features.to(device), feature_lens=self.feature_lens.to(device))
 
+    @property
+    def padding(self) -> float:
+        """Share of the frames that are padding."""
+        return 1.0 - self.feature_lens.sum().item() / (self.features.size(0) * self.features.size(1))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What to keep of a batch that went wrong."""
+        return {"features": self.features, "feature_lens": self.feature_lens}
+
 
 def read_cuts(paths: list[Path]) -> CutSet:
     """All cuts of some manifests, in memory, in file order."""

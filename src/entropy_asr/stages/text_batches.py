@@ -1,7 +1,7 @@
-"""Chat-formatted text batches for the small language model: how a sentence sounds (or nothing) in the user turn, its text as answer."""
+"""Chat-formatted text batches for the small language model: how a sentence sounds (or nothing) is asked, its text answered."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -30,7 +30,16 @@ class TextBatch:
     ids: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> "TextBatch":
-        return TextBatch(self.input_ids.to(device), self.labels.to(device), self.attention_mask.to(device), self.position)
+        return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+    @property
+    def padding(self) -> float:
+        """Share of the positions that are padding."""
+        return 1.0 - self.attention_mask.float().mean().item()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What to keep of a batch that went wrong."""
+        return {"input_ids": self.input_ids, "labels": self.labels, "attention_mask": self.attention_mask}
 
 
 class TextBatches:

@@ -43,11 +43,25 @@ def world_size() -> int:
 
 def agree(flag: bool, device: torch.device) -> bool:
     """True on every rank if it is true on any."""
+    return bool(largest(int(flag), device))
+
+
+def from_first(value: int, device: torch.device) -> int:
+    """Rank 0's value, on every rank."""
     if world_size() == 1:
-        return flag
-    tensor = torch.tensor(int(flag), device=device)
+        return value
+    tensor = torch.tensor(value, device=device)
+    dist.broadcast(tensor, src=0)
+    return int(tensor.item())
+
+
+def largest(value: int, device: torch.device) -> int:
+    """The largest of all ranks' values, on every rank."""
+    if world_size() == 1:
+        return value
+    tensor = torch.tensor(value, device=device)
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-    return bool(tensor.item())
+    return int(tensor.item())
 
 
 def total(value: float, device: torch.device) -> float:

@@ -189,11 +189,17 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}, temporary, metadata)
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _flush(temporary)
         os.replace(temporary, path)
+        _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import resource
 import shutil
 import signal
 import time
@@ -15,10 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from entropy_asr.training import distributed
-from entropy_asr.training.engine import Engine
+from entropy_asr.training.engine import Engine, write_tensors
 from entropy_asr.training.state import RunningState
 
 log = logging.getLogger(__name__)
@@ -60,7 +62,8 @@ class Trainer:
 
     Args:
         engine: what is trained; its module maps a batch to (mean loss of the micro-batch, dict of numbers to log).
-        batches: has `loader(position, workers)`; gives batches with `.to`, `.audio_seconds`, `.position`, `.ids`.
+        batches: has `loader(position, workers)`; gives batches with `.to`, `.tensors`, `.audio_seconds`, `.padding`, `.position`
+            and `.ids`.
         state: where the running state lies.
         log_path: train.jsonl, a line a log step.
         monitor: may end the run early.
@@ -80,20 +83,24 @@ class Trainer:
         self.counters = Counters()
         self.interrupted = False
         self.started_at_step = 0
+        self.saved_at = time.monotonic()
 
     def resume(self, initial: Path | None = None) -> None:
         """Take up the newest running state, else `initial` (the state that an earlier part of the same run ended with)."""
-        saved = self.state.open()
-        if saved is None:
-            self._log_file().unlink(missing_ok=True)
-            if initial is not None:
-                self.restore(initial)
-            return
-        self.restore(saved)
-        lines = self._log_file().read_text().splitlines() if self._log_file().exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= self.counters.step]
-        self._log_file().write_text("".join(line + "\n" for line in kept))
-        log.info("%s: resumed at step %d from %s", self.stage, self.counters.step, saved)
+        saved = self.state.open(self.engine.device)
+        if saved or initial:
+            self.restore(saved or initial)
+        if saved:
+            log.info("%s: resumed at step %d from %s", self.stage, self.counters.step, saved)
+        if distributed.rank() == 0:
+            self._cut_log(self.counters.step if saved else 0)
+
+    def _cut_log(self, step: int) -> None:
+        """Drop the log's lines after a step, and a last line that a dying process left unfinished."""
+        path = self._log_file()
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        path.write_text("".join(kept))
 
     def restore(self, path: Path) -> None:
         counters, tensors = self.engine.load(path)
@@ -124,8 +131,10 @@ class Trainer:
             lr = self.engine.set_lr(counters.step)
             begun = time.monotonic()
             for _ in range(schedule.accumulation):
-                loss, numbers, seconds = self._micro_batch(loader)
-                window.add(loss, numbers, seconds)
+                loss, numbers, batch = self._micro_batch(loader)
+                seconds = distributed.total(batch.audio_seconds, self.engine.device)
+                counters.audio_seconds += seconds
+                window.add(loss, {**numbers, "padding": batch.padding}, seconds)
             counters.step += 1
             window.seconds += time.monotonic() - begun
             counters.wall_seconds += time.monotonic() - begun
@@ -136,19 +145,21 @@ class Trainer:
             if self.monitor is not None and self.monitor.after_step(counters.step) and not done:
                 ended_by = "monitor"
                 break
-            if distributed.agree(self.interrupted, self.engine.device):
+            # One number that all ranks agree on: 2 asked to stop, 1 time to save.
+            due = counters.step % config.save_every == 0 or time.monotonic() - self.saved_at > 60 * config.save_minutes
+            wish = distributed.largest(2 if self.interrupted else int(due and not done), self.engine.device)
+            if wish:
                 self._save_running()
+            if wish == 2:
                 log.warning("%s: asked to stop; saved at step %d, exit %d", self.stage, counters.step, EXIT_INTERRUPTED)
                 raise Interrupted
-            if counters.step % config.save_every == 0 and not done:
-                self._save_running()
         if distributed.rank() == 0 and self._log_file().exists():
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self._log_file(), self.log_path)
         return ended_by
 
-    def _micro_batch(self, loader: Any) -> tuple[float, dict[str, float], float]:
-        """Forward and backward of one micro-batch whose loss is finite on every rank."""
+    def _micro_batch(self, loader: Any) -> tuple[float, dict[str, float], Any]:
+        """Forward and backward of one micro-batch whose loss is finite on every rank; returns loss, numbers, batch."""
         while True:
             batch = next(loader).to(self.engine.device)
             self.counters.position = list(batch.position)
@@ -156,19 +167,14 @@ class Trainer:
             if not distributed.agree(not math.isfinite(loss.item()), self.engine.device):
                 break
             self.counters.skipped += 1
-            log.error(
-                "%s: step %d: loss is %s on one rank; batch skipped, ours held %s",
-                self.stage,
-                self.counters.step,
-                loss.item(),
-                batch.ids,
-            )
+            if not math.isfinite(loss.item()):
+                path = self.state.folder / f"nonfinite-{self.counters.step:09d}-rank{distributed.rank()}.safetensors"
+                write_tensors(path, batch.tensors(), {"ids": json.dumps(list(batch.ids)), "loss": str(loss.item())})
+                log.error("%s: step %d: loss is %s; batch skipped, kept as %s", self.stage, self.counters.step, loss.item(), path)
             if self.counters.skipped > self.engine.config.max_nonfinite:
                 raise RuntimeError(f"{self.stage}: {self.counters.skipped} batches gave a non-finite loss (engine.max_nonfinite)")
         self.engine.backward_and_step(loss)
-        seconds = distributed.total(batch.audio_seconds, self.engine.device)
-        self.counters.audio_seconds += seconds
-        return loss.item(), {name: float(value) for name, value in numbers.items()}, seconds
+        return loss.item(), {name: float(value) for name, value in numbers.items()}, batch
 
     def _report(self, window: "_Window", lr: float) -> None:
         if distributed.rank() != 0:
@@ -182,6 +188,7 @@ class Trainer:
             "lr": lr,
             "gradient_norm": self.engine.gradient_norm(),
             "audio_seconds_per_second": round(rate, 2),
+            "memory_gib": round(_peak_memory(self.engine.device) / 2**30, 3),
             "audio_hours": round(counters.audio_seconds / 3600, 4),
             "epoch": counters.position[0],
             "skipped_batches": counters.skipped,
@@ -190,7 +197,7 @@ class Trainer:
         with self._log_file().open("a") as file:
             file.write(json.dumps(line) + "\n")
         log.info(
-            "%s step %d/%d  loss %.4f  lr %.2e  grad %.2f  audio %.0f s/s  left %s",
+            "%s step %d/%d  loss %.4f  lr %.2e  grad %.2f  audio %.0f s/s  padding %.1f%%  memory %.1f GiB  left %s",
             self.stage,
             counters.step,
             self.engine.schedule.steps,
@@ -198,13 +205,16 @@ class Trainer:
             lr,
             line["gradient_norm"],
             rate,
+            100 * line["padding"],
+            line["memory_gib"],
             time.strftime("%H:%M:%S", time.gmtime(per_step * (self.engine.schedule.steps - counters.step))),
         )
 
     def _save_running(self) -> None:
         self.save(self.state.path(self.counters.step))
+        self.saved_at = time.monotonic()
         if distributed.rank() == 0:
-            self.state.prune()
+            self.state.prune(self.engine.config.keep_last)
 
     def _log_file(self) -> Path:
         return self.state.folder / "train.jsonl"
@@ -228,6 +238,13 @@ class _Window:
 
     def means(self) -> dict[str, float]:
         return {name: round(value / self.count, 6) for name, value in self.sums.items()}
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes that this process has held at most: on its GPU, else in memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def configure_logging() -> None:

@@ -9,8 +9,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from entropy_asr.training import distributed
+
 log = logging.getLogger(__name__)
-KEEP_LAST = 2
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,13 @@ class RunningState:
     folder: Path
     key: str
 
-    def open(self) -> Path | None:
-        """The newest state of this fingerprint, or None; a state of another one is moved aside."""
+    def open(self, device: torch.device) -> Path | None:
+        """The newest state of this fingerprint, or None; a state of another one is moved aside. Collective: rank 0 looks."""
+        newest = self._open() if distributed.rank() == 0 else -1
+        newest = distributed.from_first(newest, device)
+        return self.path(newest) if newest >= 0 else None
+
+    def _open(self) -> int:
         mark = self.folder / "fingerprint"
         if self.folder.exists() and (not mark.exists() or mark.read_text() != self.key):
             aside = self.folder.with_name(f"{self.folder.name}.aside-{mark.read_text()[:12] if mark.exists() else 'unmarked'}")
@@ -30,15 +38,17 @@ class RunningState:
             log.warning("running state in %s was made with another config or other inputs: set aside as %s", self.folder, aside)
         self.folder.mkdir(parents=True, exist_ok=True)
         mark.write_text(self.key)
+        for unfinished in self.folder.glob(".*.tmp"):  # of a process that died while saving
+            unfinished.unlink()
         states = self._states()
-        return states[-1] if states else None
+        return int(states[-1].stem.removeprefix("state-")) if states else -1
 
     def path(self, step: int) -> Path:
         return self.folder / f"state-{step:09d}.safetensors"
 
-    def prune(self) -> None:
-        """Keep the last few."""
-        for old in self._states()[:-KEEP_LAST]:
+    def prune(self, keep_last: int) -> None:
+        """Delete all but the last few."""
+        for old in self._states()[:-keep_last]:
             old.unlink()
 
     def clear(self) -> None:
