@@ -163,6 +163,9 @@ class ScratchLM(Section):
         0.85,
         description="share of training samples with phonemes in the user turn [O]: what a web-scale LLM knows of spelling and pinyin",
     )
+    pronunciation_noise: Fraction = Field(
+        0.0, description="share of told syllables that are missed, doubled or misheard [O], as an encoder's would be"
+    )
     max_sentences: PositiveInt | None = Field(
         None, description="take only so many sentences of data.lm_text, evenly spread, for small runs"
     )

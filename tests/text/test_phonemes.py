@@ -1,5 +1,8 @@
 """Pronunciation: known words, rules for unknown ones, and one closed inventory."""
 
+import random
+
+import kaldialign
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,6 +11,7 @@ from entropy_asr.errors import InputError
 from entropy_asr.text.normalize import normalize
 from entropy_asr.text.phonemes import (
     inventory,
+    misheard,
     phonemize,
     pronunciation_line,
     read_tokens,
@@ -107,3 +111,14 @@ def test_every_latin_word_is_pronounced(word: str) -> None:
     assert set(found.phonemes) <= set(INVENTORY[1:])
     assert len(found.words) == len(normalized.split())
     assert all(phonemes for _, phonemes in found.words)
+
+
+def test_misheard_has_the_share_of_errors_asked_for() -> None:
+    line = pronunciation_line("navigate to the central park 播放周杰伦的青花瓷", "mixed")
+    assert misheard(line, 0.0, random.Random(1)) == line
+    syllables = line.split()
+    rounds = [misheard(line, 0.4, random.Random(i)).split() for i in range(1000)]
+    count = len(syllables) * len(rounds)
+    assert sum(map(len, rounds)) / count == pytest.approx(1.0, abs=0.02)  # as many missed as doubled
+    # A phone may be replaced by itself, and a missed syllable beside a doubled one is one error.
+    assert 0.32 < sum(kaldialign.edit_distance(syllables, heard)["total"] for heard in rounds) / count <= 0.41

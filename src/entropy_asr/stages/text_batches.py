@@ -1,5 +1,6 @@
 """Chat-formatted text batches for the small language model: how a sentence sounds (or nothing) is asked, its text answered."""
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from entropy_asr.audio.batches import Position
 from entropy_asr.config import Prompt, ScratchLM
 from entropy_asr.models.speech_llm import PromptIds
-from entropy_asr.text.phonemes import pronunciation_line
+from entropy_asr.text.phonemes import misheard, pronunciation_line
 from entropy_asr.text.scripts import Language
 
 IGNORED = -100
@@ -60,7 +61,7 @@ class TextBatches:
         self.encode = tokenizer.backend_tokenizer.encode
         self.prompt = PromptIds.from_tokenizer(tokenizer, prompt)
         self.config, self.seed = config, seed
-        self.pairs = [(" " + pronunciation_line(sentence, language), sentence) for sentence, language in sentences]
+        self.pairs = [(pronunciation_line(sentence, language), sentence) for sentence, language in sentences]
 
     def loader(self, start: Position, workers: int) -> Iterator[TextBatch]:
         """Batches from `start` on; `workers` is not needed for text."""
@@ -76,8 +77,10 @@ class TextBatches:
         rows, labels = [], []
         for index in chosen:
             spoken, sentence = self.pairs[index]
-            told = np.random.default_rng([self.seed, epoch, index]).random() < self.config.pronunciation_fraction
-            question = [*self.prompt.before, *(self._ids(spoken) if told else []), *self.prompt.after]
+            rng = random.Random(f"{self.seed}/{epoch}/{index}")
+            told = rng.random() < self.config.pronunciation_fraction
+            heard = " " + misheard(spoken, self.config.pronunciation_noise, rng) if told else ""
+            question = [*self.prompt.before, *self._ids(heard), *self.prompt.after]
             answer = [*self._ids(sentence), self.prompt.end]
             rows.append(torch.tensor(question + answer))
             labels.append(torch.tensor([IGNORED] * len(question) + answer))

@@ -28,6 +28,7 @@ labels should be what is said. Its sandhi stops at phrase borders: 很好 keeps 
 
 from __future__ import annotations
 
+import random
 import re
 from functools import cache
 from itertools import combinations, pairwise
@@ -149,6 +150,42 @@ def pronunciation_line(text: str, language: Language) -> str:
         if phoneme in _VOWEL_PHONES or phoneme[-1] in TONES:
             syllables.append([])
     return " ".join(("-" if syllable[0].isupper() else "").join(syllable) for syllable in syllables if syllable)
+
+
+def misheard(line: str, noise: float, rng: random.Random) -> str:
+    """A pronunciation line with errors: of a share `noise` of its syllables a quarter is missed, a quarter doubled, half wrong.
+
+    A wrong syllable has one wrong phone, any of its kind: a vowel for a vowel, an initial for an initial, a tone for a tone.
+    """
+    heard: list[str] = []
+    for syllable in line.split():
+        kind = rng.random()
+        if kind < 0.25 * noise:
+            continue
+        if kind < 0.5 * noise:
+            heard.append(syllable)
+        elif kind < noise:
+            syllable = _wrong_phone(syllable, rng)
+        heard.append(syllable)
+    return " ".join(heard)
+
+
+def _wrong_phone(syllable: str, rng: random.Random) -> str:
+    if syllable[0].isupper():
+        phones = syllable.split("-")
+        chosen = rng.randrange(len(phones))
+        vowel = phones[chosen] in _VOWEL_PHONES
+        phones[chosen] = rng.choice([phone for phone in ARPABET if (phone in _VOWEL_PHONES) == vowel])
+        return "-".join(phones)
+    initial = next((i for i in sorted(INITIALS, key=len, reverse=True) if syllable.startswith(i)), "")
+    final, tone = syllable[len(initial) : -1], syllable[-1]
+    match rng.randrange(3):
+        case 0:
+            return rng.choice(INITIALS) + final + tone
+        case 1:
+            return initial + rng.choice(FINALS) + tone
+        case _:
+            return initial + final + rng.choice(TONES)
 
 
 def write_tokens(path: str | PathLike[str]) -> Path:
