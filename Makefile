@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: reproduce test smoke lint clean
+.PHONY: reproduce test test-faults smoke lint clean
 
 reproduce: $(READY)  ## the default scale (mini), from audio to report
 	$(RUN) snakemake --cores $(CORES) all
@@ -19,6 +19,9 @@ smoke: $(READY)  ## the same workflow, a few minutes, its own results in runs/sm
 
 test: $(READY)
 	$(RUN) pytest -n $(CORES) --dist loadfile
+
+test-faults: $(READY)  ## every stage killed again and again, about a quarter of an hour
+	$(RUN) pytest -m faults
 
 lint: $(READY)
 	$(RUN) ruff check .
