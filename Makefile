@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: reproduce test test-faults smoke lint clean
+.PHONY: reproduce test test-faults smoke benchmark benchmark-gpu lint clean
 
 reproduce: $(READY)  ## the default scale (mini), from audio to report
 	$(RUN) snakemake --cores $(CORES) all
@@ -22,6 +22,12 @@ test: $(READY)
 
 test-faults: $(READY)  ## every stage killed again and again, about a quarter of an hour
 	$(RUN) pytest -m faults
+
+benchmark: $(READY)  ## speed against named peers, as ratios; docs/benchmarks.md
+	$(RUN) python benchmarks/run.py
+
+benchmark-gpu: $(READY)
+	$(RUN) python benchmarks/run.py --device cuda --only encoder,speech_llm
 
 lint: $(READY)
 	$(RUN) ruff check .

@@ -1,0 +1,308 @@
+"""Speed against named peers, as ratios from one run.
+
+    python benchmarks/run.py --output docs/benchmarks.json     # all; `make benchmark`
+    python benchmarks/run.py --only encoder,features
+
+Ours and the peer run by turns, so that a slow moment of the machine meets both; a ratio is the peer's time over ours in one
+turn, and the median and the quartiles over the turns are reported: above 1, ours is faster.  `docs/benchmarks.md` is rendered
+from the JSON.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import typer
+from torch import nn
+
+from entropy_asr.config import Adaptor as AdaptorConfig
+from entropy_asr.config import Encoder, Features
+from entropy_asr.files import atomic_write
+from entropy_asr.models.adaptor import Adaptor
+from entropy_asr.models.conformer import ConformerEncoder, length_mask, subsampled_length
+from entropy_asr.models.speech_llm import PromptIds, SpeechLLM
+
+WIDTH, LAYERS, HEADS, FEED_FORWARD, KERNEL = 256, 6, 4, 1024, 15
+SECONDS = (9.0, 8.5, 8.0, 7.0, 6.5, 6.0)  # a length-bucketed batch
+
+
+@dataclass
+class Entry:
+    """One comparison."""
+
+    name: str
+    ours: str
+    peer: str
+    ratio: float
+    spread: tuple[float, float]
+    ours_seconds: float
+    peer_seconds: float
+    note: str = ""
+
+
+def compare(name: str, ours: tuple[str, Callable], peer: tuple[str, Callable], turns: int = 9, note: str = "") -> Entry:
+    """Time both by turns; the first two turns warm up."""
+    times: list[tuple[float, float]] = []
+    for turn in range(turns + 2):
+        pair = [0.0, 0.0]
+        for index in (0, 1) if turn % 2 else (1, 0):
+            begun = time.perf_counter()
+            (ours, peer)[index][1]()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            pair[index] = time.perf_counter() - begun
+        if turn >= 2:
+            times.append((pair[0], pair[1]))
+    ratios = [theirs / mine for mine, theirs in times]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    medians = [statistics.median(column) for column in zip(*times, strict=True)]
+    return Entry(name, ours[0], peer[0], round(statistics.median(ratios), 3), (round(low, 3), round(high, 3)), *medians, note)
+
+
+def trained(module: nn.Module, forward: Callable[[], torch.Tensor]) -> Callable[[], None]:
+    """Forward and backward of the mean square of what comes out."""
+
+    def step() -> None:
+        module.zero_grad(set_to_none=True)
+        forward().float().square().mean().backward()
+
+    return step
+
+
+def mel_batch(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """A padded batch of log-Mel features (N, T, 80) and its lengths (N,)."""
+    lens = torch.tensor([int(100 * seconds) for seconds in SECONDS])
+    return torch.randn(len(lens), int(lens.max()), 80, generator=torch.Generator().manual_seed(0)).to(device), lens.to(device)
+
+
+def encoder(device: torch.device, dtype: torch.dtype) -> Iterator[Entry]:
+    """Forward and backward of Conformers of equal width, depth and audio."""
+    from transformers import ParakeetEncoderConfig, Wav2Vec2ConformerConfig
+    from transformers.models.parakeet.modeling_parakeet import ParakeetEncoder
+    from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import Wav2Vec2ConformerEncoder
+
+    settings = Encoder(
+        width=WIDTH,
+        layers=LAYERS,
+        heads=HEADS,
+        feed_forward=FEED_FORWARD,
+        conv_kernel=KERNEL,
+        subsampling_channels=32,
+        dropout=0.0,
+    )
+    mine = ConformerEncoder(settings).to(device, dtype)
+    features, lens = mel_batch(device)
+    # The peers below have another front end: these two take frames at 25 Hz and go through the blocks alone.
+    frames = torch.randn(len(lens), subsampled_length(features.size(1)), WIDTH).to(device, dtype)
+    real = length_mask(subsampled_length(lens), frames.size(1))
+    padding, rotary = ~real[:, :, None], mine.rotary(frames.size(1))
+
+    def blocks() -> torch.Tensor:
+        x = frames
+        for layer in mine.layers:
+            x = layer(x, padding, real[:, None, None, :], rotary)
+        return x
+
+    for positions in ("relative", "rotary"):
+        config = Wav2Vec2ConformerConfig(
+            hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=FEED_FORWARD,
+            conv_depthwise_kernel_size=KERNEL, position_embeddings_type=positions, layerdrop=0.0, hidden_dropout=0.0,
+            attention_dropout=0.0, activation_dropout=0.0, conformer_conv_dropout=0.0,
+        )  # fmt: skip
+        peer = Wav2Vec2ConformerEncoder(config).to(device, dtype).train()
+        yield compare(
+            f"Conformer blocks, forward and backward, {positions} peer",
+            ("ConformerEncoder.layers", trained(mine, blocks)),
+            (
+                f"transformers Wav2Vec2ConformerEncoder, {positions}",
+                trained(peer, lambda peer=peer: peer(frames, attention_mask=real).last_hidden_state),
+            ),
+        )
+    config = ParakeetEncoderConfig(
+        hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS, num_key_value_heads=HEADS,
+        intermediate_size=FEED_FORWARD, conv_kernel_size=KERNEL, subsampling_factor=4, subsampling_conv_channels=32,
+        dropout=0.0, dropout_positions=0.0, layerdrop=0.0, activation_dropout=0.0, attention_dropout=0.0,
+    )  # fmt: skip
+    peer = ParakeetEncoder(config).to(device, dtype).train()
+    mask = length_mask(lens, features.size(1)).long()
+    yield compare(
+        "Conformer from log-Mel, forward and backward",
+        ("ConformerEncoder", trained(mine, lambda: mine(features, lens)[0])),
+        (
+            "transformers ParakeetEncoder, 4x",
+            trained(peer, lambda: peer(features.to(dtype), attention_mask=mask).last_hidden_state),
+        ),
+    )
+
+
+def speech_llm(device: torch.device, dtype: torch.dtype) -> Iterator[Entry]:
+    """A training step of the speech-LLM against the plain way: every row padded to one length, logits everywhere."""
+    from transformers import AutoModelForCausalLM, Qwen3Config
+
+    features, lens = mel_batch(device)
+    for vocabulary in (8_000, 151_936):
+        llm = AutoModelForCausalLM.from_config(
+            Qwen3Config(
+                vocab_size=vocabulary, hidden_size=WIDTH, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+                head_dim=64, intermediate_size=768, tie_word_embeddings=True, bos_token_id=None, eos_token_id=1, pad_token_id=0,
+            )
+        )  # fmt: skip
+        conformer = ConformerEncoder(
+            Encoder(width=144, layers=4, heads=4, feed_forward=576, conv_kernel=15, subsampling_channels=24)
+        )
+        conformer.requires_grad_(False).eval()
+        adaptor = Adaptor(AdaptorConfig(hidden=512), 144, WIDTH)
+        system = SpeechLLM(conformer, adaptor, llm, PromptIds(list(range(2, 14)), list(range(20, 25)), 1, 0)).to(device, dtype)
+        rng = np.random.default_rng(0)
+        texts = [rng.integers(30, vocabulary, size=int(4 * seconds)).tolist() for seconds in SECONDS]
+
+        def ours(system=system, texts=texts) -> None:
+            system.zero_grad(set_to_none=True)
+            loss, tokens = system(features, lens, texts)
+            (loss / tokens).backward()
+
+        def plain(system=system, texts=texts) -> None:
+            system.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                encoded, encoded_lens = system.encoder(features, lens)
+            speech, speech_lens = system.adaptor(encoded, encoded_lens)
+            embed = system.llm.get_input_embeddings()
+            longest = max(map(len, texts)) + 1
+            answers = torch.zeros(len(texts), longest, dtype=torch.long, device=device)
+            answer_mask = torch.zeros(len(texts), longest, dtype=torch.bool, device=device)
+            for row, text in enumerate(texts):
+                answers[row, : len(text) + 1] = torch.tensor([*text, 1])
+                answer_mask[row, : len(text) + 1] = True
+            before, after = (
+                embed(torch.tensor(ids, device=device)).expand(len(texts), -1, -1)
+                for ids in (system.prompt.before, system.prompt.after)
+            )
+            inputs = torch.cat([before, speech, after, embed(answers)], dim=1)
+            ones = torch.ones(len(texts), before.size(1), dtype=torch.bool, device=device)
+            speech_mask = length_mask(speech_lens, speech.size(1))
+            mask = torch.cat([ones, speech_mask, ones[:, : after.size(1)], answer_mask], dim=1)
+            labels = torch.full(mask.shape, -100, device=device)
+            labels[:, -longest:] = answers.masked_fill(~answer_mask, -100)
+            system.llm(inputs_embeds=inputs, attention_mask=mask.long(), labels=labels, use_cache=False).loss.backward()
+
+        yield compare(
+            f"speech-LLM training step, vocabulary {vocabulary:,}",
+            ("SpeechLLM: logits of answer tokens", ours),
+            ("padded rows, logits everywhere (transformers loss)", plain),
+            turns=7,
+        )
+
+
+def features(_device: torch.device, _dtype: torch.dtype) -> Iterator[Entry]:
+    """Log-Mel features of 60 seconds of audio in utterances of 3 to 9 seconds, on the CPU."""
+    import kaldi_native_fbank
+    from transformers import WhisperFeatureExtractor
+
+    from entropy_asr.audio.features import log_mel
+
+    rng = np.random.default_rng(0)
+    audio = [rng.normal(size=int(16_000 * s)).astype(np.float32) * 0.1 for s in (9, 8, 7, 6, 5, 4, 3, 9, 6, 3)]
+    options = kaldi_native_fbank.FbankOptions()
+    options.frame_opts.dither = 0.0
+    options.mel_opts.num_bins = 80
+    whisper = WhisperFeatureExtractor()
+
+    def kaldi() -> None:
+        for samples in audio:
+            fbank = kaldi_native_fbank.OnlineFbank(options)
+            fbank.accept_waveform(16_000, samples)
+            fbank.input_finished()
+            np.stack([fbank.get_frame(i) for i in range(fbank.num_frames_ready)])
+
+    ours = ("log_mel (lhotse Fbank)", lambda: [log_mel(samples, Features()) for samples in audio])
+    yield compare("log-Mel features", ours, ("kaldi-native-fbank", kaldi))
+    unpadded = lambda: [whisper(samples, sampling_rate=16_000, padding=False) for samples in audio]  # noqa: E731
+    yield compare("log-Mel features, Whisper's", ours, ("transformers WhisperFeatureExtractor, unpadded", unpadded))
+
+
+def scaling(_device: torch.device, _dtype: torch.dtype) -> Iterator[Entry]:
+    """ZeRO-2 on one and on two processes: the same global batch of four micro-batches, one thread a process."""
+    worker = Path(__file__).with_name("zero_worker.py")
+
+    both = [seconds_a_step(worker, processes) for processes in (2, 1) for _ in range(3)]
+    two, one = both[:3], both[3:]
+    ratios = sorted(b / a for a, b in zip(two, one, strict=True))
+    yield Entry(
+        "ZeRO-2, pretraining step on the same global batch", "2 processes", "1 process",
+        round(ratios[1], 3), (round(ratios[0], 3), round(ratios[2], 3)), statistics.median(two), statistics.median(one),
+        "2.0 would be linear scaling; the two processes share the machine's memory bandwidth",
+    )  # fmt: skip
+
+
+def seconds_a_step(worker: Path, processes: int) -> float:
+    """What the worker measured on so many processes."""
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *launch, str(worker)]
+    done = subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    return float(done.stdout.split("seconds a step:")[1].split()[0])
+
+
+COMPARISONS = {"encoder": encoder, "speech_llm": speech_llm, "features": features, "scaling": scaling}
+
+
+def machine(device: torch.device) -> str:
+    """What ran it: the processor's or GPU's name, threads, torch."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    names = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
+    ]
+    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def render(entries: list[dict]) -> str:
+    """The page of the JSON's entries."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "Made by `make benchmark` (on a GPU: `make benchmark-gpu`) from `docs/benchmarks.json`. A ratio is the peer's time over",
+        "ours, both measured by turns in one run: above 1, ours is faster. Median over the turns, quartiles in brackets.",
+        "",
+        "| comparison | ours | peer | ratio | machine | commit |",
+        "| --- | --- | --- | ---: | --- | --- |",
+    ]
+    for e in entries:
+        note = f" ({e['note']})" if e["note"] else ""
+        ratio = f"**{e['ratio']:.2f}** [{e['spread'][0]:.2f}, {e['spread'][1]:.2f}]"
+        lines.append(f"| {e['name']}{note} | {e['ours']} | {e['peer']} | {ratio} | {e['machine']} | {e['commit'][:7]} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(
+    output: Path = typer.Option(Path("docs/benchmarks.json"), help="entries measured again replace the old ones of this machine"),
+    only: str = typer.Option(",".join(COMPARISONS), help="which, with commas"),
+    device: str = typer.Option("cpu", help="cpu or cuda"),
+) -> None:
+    """Measure, and write the JSON and the page beside it."""
+    chosen = torch.device(device)
+    dtype = torch.bfloat16 if chosen.type == "cuda" else torch.float32
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    entries = json.loads(output.read_text()) if output.exists() else []
+    torch.manual_seed(0)
+    for name in only.split(","):
+        for entry in COMPARISONS[name](chosen, dtype):
+            found = asdict(entry) | {"machine": machine(chosen), "commit": commit}
+            print(
+                f"{entry.name}: {entry.ratio:.2f} [{entry.spread[0]:.2f}, {entry.spread[1]:.2f}] against {entry.peer}", flush=True
+            )
+            entries = [e for e in entries if (e["name"], e["machine"]) != (found["name"], found["machine"])] + [found]
+    atomic_write(output, json.dumps(entries, indent=1) + "\n")
+    atomic_write(output.with_suffix(".md"), render(entries))
+
+
+if __name__ == "__main__":
+    typer.run(main)
