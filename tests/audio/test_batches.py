@@ -70,3 +70,11 @@ def test_audio_that_disappears_is_an_error_that_names_it(tones: Path, tmp_path: 
     moved.write_bytes(gzip.compress(gzip.decompress(tones.read_bytes()).replace(str(tones.parent).encode(), b"nowhere")))
     with pytest.raises(InputError, match=r"tone-\d\d.*nowhere"):
         next(batches(moved).loader(Position(), workers=0))
+
+
+def test_no_batch_has_more_audio_than_the_largest(tones: Path) -> None:
+    source = batches(tones, copies=2)
+    largest = source.largest()
+    assert largest.features.shape[0] == 2 * len(largest.ids)
+    assert max(cut.duration for cut in source.cuts) / 0.9 * len(largest.ids) >= 6.0 - 1e-6  # full, at the slowest speed
+    assert all(batch.audio_seconds <= largest.audio_seconds for batch in islice(source.loader(Position(), workers=0), 30))

@@ -5,6 +5,7 @@ are the same again, so resuming is skipping.  lhotse's sampler forms the batches
 drawn before, since it changes durations.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -146,6 +147,14 @@ class TrainingBatches:
         features, lens = pad_features([mel for copy in copies for mel in copy])
         seconds = sum(cut.duration for cut in cuts)
         return Batch([cut.id for cut in cuts], features, lens, [self.target(cut) for cut in cuts], seconds, position)
+
+    def largest(self) -> Batch:
+        """A batch that needs as much memory as any: the longest utterances, slowed down, until the duration is full."""
+        slowest = min((1.0, *self.augment.speed_factors))
+        longest = sorted(self.cuts, key=lambda cut: (-cut.duration, cut.id))
+        fitting = math.ceil(self.max_duration * slowest / longest[0].duration)
+        cuts = [cut if slowest == 1.0 else cut.perturb_speed(slowest, affix_id=False) for cut in longest[:fitting]]
+        return self[(Position(), CutSet.from_cuts(cuts))]
 
     def loader(self, start: Position, workers: int) -> Iterator[Batch]:
         """Batches from position `start` on."""

@@ -73,6 +73,11 @@ class TextBatches:
                     yield self._batch(epoch, order[first : first + self.config.batch_size], Position(epoch, drawn))
             epoch, skip = epoch + 1, 0
 
+    def largest(self) -> TextBatch:
+        """The batch that needs most memory: the longest sentences."""
+        order = sorted(range(len(self.pairs)), key=lambda i: -sum(map(len, self.pairs[i])))
+        return self._batch(0, np.array(order[: self.config.batch_size]), Position())
+
     def _batch(self, epoch: int, chosen: np.ndarray, position: Position) -> TextBatch:
         rows, labels = [], []
         for index in chosen:

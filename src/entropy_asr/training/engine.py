@@ -118,6 +118,18 @@ class Engine:
         self.engine.backward(loss)
         self.engine.step()
 
+    def probe(self, batch: Any) -> None:
+        """Forward and backward of one batch that leave nothing behind: no gradient, no random number drawn.
+
+        Raises:
+            torch.OutOfMemoryError: it does not fit on the GPU.
+        """
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            loss, _ = self.module(batch.to(self.device))
+            # Not loss.backward(): DeepSpeed's hooks would count it as a micro-batch.
+            torch.autograd.grad(loss, list(self.trainable.values()), allow_unused=True)
+
     def gradient_norm(self) -> float:
         """Of the last optimiser step, before clipping."""
         norm = self.engine.get_global_grad_norm()

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from entropy_asr.errors import InputError
 from entropy_asr.training import distributed
 from entropy_asr.training.engine import Engine, write_tensors
 from entropy_asr.training.state import RunningState
@@ -62,8 +63,8 @@ class Trainer:
 
     Args:
         engine: what is trained; its module maps a batch to (mean loss of the micro-batch, dict of numbers to log).
-        batches: has `loader(position, workers)`; gives batches with `.to`, `.tensors`, `.audio_seconds`, `.padding`, `.position`
-            and `.ids`.
+        batches: has `loader(position, workers)` and `largest()`; gives batches with `.to`, `.tensors`, `.audio_seconds`,
+            `.padding`, `.position` and `.ids`.
         state: where the running state lies.
         log_path: train.jsonl, a line a log step.
         monitor: may end the run early.
@@ -119,10 +120,12 @@ class Trainer:
         Raises:
             Interrupted: SIGTERM or SIGUSR1 came; the state is saved.
             RuntimeError: too many batches gave a loss that is not finite.
+            InputError: the largest batch does not fit in the GPU's memory.
         """
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._on_signal)
         counters, schedule, config = self.counters, self.engine.schedule, self.engine.config
+        self._probe_memory()
         loader = self.batches.loader(counters.position, config.workers)
         self.started_at_step = counters.step
         window = _Window()
@@ -157,6 +160,21 @@ class Trainer:
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self._log_file(), self.log_path)
         return ended_by
+
+    def _probe_memory(self) -> None:
+        """Try the largest batch first: running out of memory after days of training would be a waste.
+
+        Raises:
+            InputError: it does not fit.
+        """
+        batch = self.batches.largest()
+        try:
+            self.engine.probe(batch)
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"{self.stage}: the largest batch ({len(batch.ids)} utterances, {batch.audio_seconds:.0f} s) does not fit: "
+                f"{error}; lower the stage's max_duration and raise accumulation, or set engine.activation_checkpointing"
+            ) from error
 
     def _micro_batch(self, loader: Any) -> tuple[float, dict[str, float], Any]:
         """Forward and backward of one micro-batch whose loss is finite on every rank; returns loss, numbers, batch."""
