@@ -24,7 +24,7 @@ test-faults: $(READY)  ## every stage killed again and again, about a quarter of
 	$(RUN) pytest -m faults
 
 benchmark: $(READY)  ## speed against named peers, as ratios; docs/benchmarks.md
-	$(RUN) python benchmarks/run.py
+	OMP_NUM_THREADS=1 $(RUN) python benchmarks/run.py
 
 benchmark-gpu: $(READY)
 	$(RUN) python benchmarks/run.py --device cuda --only encoder,speech_llm
