@@ -90,7 +90,8 @@ def die_once(process: subprocess.Popen, state: Path, kind: str, wait: float) -> 
         (ranks[-1] if ranks else psutil.Process(process.pid)).kill()
     else:
         process.terminate()
-    assert process.wait(timeout=180) != 0
+    code = process.wait(timeout=180)
+    assert code != 0 or kind == "asked"  # asked to stop after its last step, it may as well finish
 
 
 @pytest.mark.parametrize("processes", [1, 2])
