@@ -20,7 +20,7 @@ smoke: $(READY)  ## the same workflow, a few minutes, its own results in runs/sm
 test: $(READY)
 	$(RUN) pytest -n $(CORES) --dist loadfile
 
-test-faults: $(READY)  ## every stage killed again and again, about a quarter of an hour
+test-faults: $(READY)  ## every stage killed again and again, about 25 minutes
 	$(RUN) pytest -m faults
 
 benchmark: $(READY)  ## speed against named peers, as ratios; docs/benchmarks.md
