@@ -52,7 +52,7 @@ def plan(
     from rich.table import Table
 
     from entropy_asr.config import load_config
-    from entropy_asr.cost import parameters, stage_costs
+    from entropy_asr.plan import parameters, stage_costs
 
     config = load_config(path)
     console, sizes = Console(), parameters(config)

@@ -89,7 +89,7 @@ def draw_curves(rows: Rows, speech: str) -> Figure:
     lines = max(1, -(-len(stages) // columns))
     figure, grid = plt.subplots(lines, columns, figsize=(9, 2.7 * lines), squeeze=False)
     axes = list(grid.flat)
-    for stage, ax in zip(stages, axes, strict=False):
+    for stage, ax in zip(stages, axes[: len(stages)], strict=True):
         chosen = [row for row in rows if row["stage"] == stage]
         for (arm, _), line in _by(chosen, "arm", "seed"):
             drawn = look(arm, rows)

@@ -49,10 +49,11 @@ def main(
 
 def _train(settings, text: Path, tokenizer_folder: Path, key: str, running: Path, out: Path, seed: int) -> dict:
     import torch
-    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+    from transformers import AutoTokenizer, Qwen3ForCausalLM
 
     from entropy_asr.config import Engine as EngineConfig
     from entropy_asr.config import Schedule
+    from entropy_asr.models.scratch_lm import scratch_lm_config
     from entropy_asr.stages.text_batches import TextBatches, TextLoss
     from entropy_asr.text.tokenizer import read_sentences
     from entropy_asr.training import distributed
@@ -65,23 +66,8 @@ def _train(settings, text: Path, tokenizer_folder: Path, key: str, running: Path
     scratch = settings.llm.scratch
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     torch.manual_seed(seed)
-    model = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=len(tokenizer),
-            hidden_size=scratch.hidden_size,
-            num_hidden_layers=scratch.layers,
-            num_attention_heads=scratch.heads,
-            num_key_value_heads=scratch.kv_heads,
-            head_dim=scratch.hidden_size // scratch.heads,
-            intermediate_size=scratch.intermediate_size,
-            max_position_embeddings=2048,
-            tie_word_embeddings=True,
-            initializer_range=scratch.hidden_size**-0.5,  # Qwen3's 0.02 is made for wide models: a narrow one hardly starts
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    token_ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model = Qwen3ForCausalLM(scratch_lm_config(scratch, len(tokenizer), **token_ids))
     batches = TextBatches(read_sentences(text, scratch.max_sentences), tokenizer, settings.prompt, scratch, seed)
     schedule = Schedule(steps=scratch.steps, peak_lr=scratch.peak_lr, warmup_steps=scratch.warmup_steps, accumulation=1)
     engine = Engine(TextLoss(model), schedule, EngineConfig(precision="fp32", save_every=500), device)

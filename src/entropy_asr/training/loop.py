@@ -186,7 +186,8 @@ class Trainer:
                 break
             self.counters.skipped += 1
             if not math.isfinite(loss.item()):
-                path = self.state.folder / f"nonfinite-{self.counters.step:09d}-rank{distributed.rank()}.safetensors"
+                name = f"nonfinite-{self.counters.skipped:03d}-step{self.counters.step}-rank{distributed.rank()}.safetensors"
+                path = self.log_path.with_name(name)  # beside the model: the running state goes when the run is done
                 write_tensors(path, batch.tensors(), {"ids": json.dumps(list(batch.ids)), "loss": str(loss.item())})
                 log.error("%s: step %d: loss is %s; batch skipped, kept as %s", self.stage, self.counters.step, loss.item(), path)
             if self.counters.skipped > self.engine.config.max_nonfinite:

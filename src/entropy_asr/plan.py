@@ -3,7 +3,7 @@
     entropy-asr plan config/paper.yaml --mfu 0.4
 
 Nothing is trained or downloaded; the modules are built without storage.  Parameters, bytes of ZeRO-2 and FLOPs of the matrix
-products follow from the architecture.  Activations are an estimate of what autograd keeps.  `tests/test_cost.py` compares the
+products follow from the architecture.  Activations are an estimate of what autograd keeps.  `tests/test_plan.py` compares the
 FLOPs with torch's counter and the activations with what autograd really keeps.
 """
 
@@ -37,18 +37,11 @@ def llm_config(config: Config):
 
     from transformers import AutoConfig, Qwen3Config
 
+    from entropy_asr.models.scratch_lm import scratch_lm_config
+
     name, scratch = config.llm.pretrained, config.llm.scratch
     if name is None:
-        return Qwen3Config(
-            vocab_size=scratch.vocab_size,
-            hidden_size=scratch.hidden_size,
-            num_hidden_layers=scratch.layers,
-            num_attention_heads=scratch.heads,
-            num_key_value_heads=scratch.kv_heads,
-            head_dim=scratch.hidden_size // scratch.heads,
-            intermediate_size=scratch.intermediate_size,
-            tie_word_embeddings=True,
-        )
+        return scratch_lm_config(scratch, scratch.vocab_size)
     if name in _QWEN3:
         return Qwen3Config(vocab_size=151_936, num_key_value_heads=8, head_dim=128, tie_word_embeddings=True, **_QWEN3[name])
     if Path(name).is_dir():

@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from entropy_asr import cost
+from entropy_asr import plan
 from entropy_asr.config import Config, Encoder, load_config
 from entropy_asr.errors import InputError
 from entropy_asr.models.conformer import ConformerEncoder, subsampled_length
@@ -42,16 +42,16 @@ def test_encoder_flops_are_what_torch_counts() -> None:
         encoder(torch.randn(1, 407, 80), torch.tensor([407]))
     depthwise = 2 * ENCODER.layers * subsampled_length(407) * ENCODER.conv_kernel * ENCODER.width
     counted = counter.get_total_flops()
-    assert cost.encoder_flops(ENCODER, 80, 407) == pytest.approx(counted, rel=0.01, abs=depthwise)
+    assert plan.encoder_flops(ENCODER, 80, 407) == pytest.approx(counted, rel=0.01, abs=depthwise)
 
 
 def test_llm_flops_are_what_torch_counts() -> None:
-    llm = cost.llm_config(SMALL)
+    llm = plan.llm_config(SMALL)
     model = AutoModelForCausalLM.from_config(llm)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         hidden = model.get_decoder()(torch.randint(0, 700, (1, 50)), use_cache=False).last_hidden_state
         model.get_output_embeddings()(hidden[:, -9:])
-    assert cost.llm_flops(llm, 50, 9) == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert plan.llm_flops(llm, 50, 9) == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
 def test_activations_are_near_what_autograd_keeps() -> None:
@@ -61,21 +61,21 @@ def test_activations_are_near_what_autograd_keeps() -> None:
     x, padding = torch.randn(1, frames, ENCODER.width, requires_grad=True), torch.zeros(1, frames, 1, dtype=torch.bool)
     kept = kept_bytes(lambda: encoder.layers[1](encoder.layers[0](x, padding, None, rotary), padding, None, rotary), encoder)
     two = ENCODER.model_copy(update={"layers": 2})
-    assert cost.encoder_activation_bytes(two, frames, 4, checkpointing=False) == pytest.approx(kept, rel=0.2)
+    assert plan.encoder_activation_bytes(two, frames, 4, checkpointing=False) == pytest.approx(kept, rel=0.2)
 
-    llm = cost.llm_config(SMALL)
+    llm = plan.llm_config(SMALL)
     model = AutoModelForCausalLM.from_config(llm).train()
     embeddings = torch.randn(1, 400, 64, requires_grad=True)
     kept = kept_bytes(lambda: model.get_decoder()(inputs_embeds=embeddings, use_cache=False), model)
-    assert cost.llm_activation_bytes(llm, 400, 4, checkpointing=False) == pytest.approx(kept, rel=0.2)
+    assert plan.llm_activation_bytes(llm, 400, 4, checkpointing=False) == pytest.approx(kept, rel=0.2)
 
 
 def test_paper_is_the_papers_size_and_fits_a_gpu() -> None:
     paper = load_config(REPO / "config/paper.yaml")
-    sizes = cost.parameters(paper)
+    sizes = plan.parameters(paper)
     assert sum(sizes.values()) == pytest.approx(2.3e9, rel=0.03)
     assert sizes["encoder"] == pytest.approx(600e6, rel=0.03)
-    stages = {stage.stage: stage for stage in cost.stage_costs(paper)}
+    stages = {stage.stage: stage for stage in plan.stage_costs(paper)}
     assert all(0 < stage.memory < 80e9 for stage in stages.values())
     assert stages["align"].optimiser < stages["ia_sft"].optimiser < stages["joint_sft"].optimiser
     assert stages["pretrain"].gpu_hours(312e12, 0.4) == pytest.approx(2 * stages["pretrain"].gpu_hours(312e12, 0.8))
@@ -83,4 +83,4 @@ def test_paper_is_the_papers_size_and_fits_a_gpu() -> None:
 
 def test_an_unknown_pretrained_llm_is_an_error() -> None:
     with pytest.raises(InputError, match="is no local folder"):
-        cost.parameters(Config(llm={"pretrained": "nobody/nothing"}))
+        plan.parameters(Config(llm={"pretrained": "nobody/nothing"}))
