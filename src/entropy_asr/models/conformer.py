@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from entropy_asr.config import Encoder
+from entropy_asr.models.attention import attend
 
 
 def length_mask(lengths: Tensor, max_length: int) -> Tensor:
@@ -61,7 +62,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over the real frames, through torch's scaled_dot_product_attention."""
+    """Multi-head self-attention over the real frames."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -70,12 +71,12 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        """x: (N, T, D); mask: (N, 1, 1, T) bool, None where no frame is padding."""
+    def forward(self, x: Tensor, real: Tensor | None, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """x: (N, T, D); real: (N, T) bool, None where no frame is padding."""
         n, t, d = x.shape
         q, k, v = self.qkv(x).view(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         q, k = rotate(q, *rotary), rotate(k, *rotary)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0)
+        x = attend(q, k, v, real, self.dropout if self.training else 0.0)
         return self.out(x.transpose(1, 2).reshape(n, t, d))
 
 
@@ -125,9 +126,9 @@ class ConformerBlock(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, padding: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, padding: Tensor, real: Tensor | None, rotary: tuple[Tensor, Tensor]) -> Tensor:
         x = x + 0.5 * self.feed_forward_in(x)
-        x = x + self.dropout(self.attention(self.attention_norm(x), mask, rotary))
+        x = x + self.dropout(self.attention(self.attention_norm(x), real, rotary))
         x = x + self.conv(x, padding)
         x = x + 0.5 * self.feed_forward_out(x)
         return self.norm(x)
@@ -191,11 +192,11 @@ class ConformerEncoder(nn.Module):
         real = length_mask(lens, x.size(1))
         padding = ~real[:, :, None]
         x = self.dropout(x.masked_fill(padding, 0.0))  # not even a NaN in the padding gets through
-        mask = None if bool(real.all()) else real[:, None, None, :]
+        attended = None if bool(real.all()) else real
         rotary = self.rotary(x.size(1))
         for layer in self.layers:
             if self.checkpoint_activations and self.training:
-                x = torch.utils.checkpoint.checkpoint(layer, x, padding, mask, rotary, use_reentrant=False)
+                x = torch.utils.checkpoint.checkpoint(layer, x, padding, attended, rotary, use_reentrant=False)
             else:
-                x = layer(x, padding, mask, rotary)
+                x = layer(x, padding, attended, rotary)
         return x.masked_fill(padding, 0.0), lens
