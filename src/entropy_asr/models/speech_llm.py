@@ -1,9 +1,9 @@
 """The speech-LLM: prompt, speech embeddings in place of `<speech>`, transcript.
 
-One row of the LLM's input is ``before + speech + after + transcript + end``.  Rows are padded to the right for training and
-to the left for generation, and padding is masked, so that a transcript does not depend on the rest of its batch.  The LM
-head runs on the positions that predict a transcript token only: with Qwen's 151k units it would otherwise cost more than
-the rest of the step.
+One utterance is ``before + speech + after + transcript + end``.  For training, the utterances of a batch are packed into one
+row without padding, and each attends to itself alone; for generation they are padded to the left, and padding is masked.  So a
+transcript does not depend on the rest of its batch.  The LM head runs on the positions that predict a transcript token only:
+with Qwen's 151k units it would otherwise cost more than the rest of the step.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from entropy_asr.config import Prompt
@@ -84,11 +83,12 @@ class SpeechLLM(nn.Module):
             rows.append(torch.cat([before, speech.to(before.dtype), after, text]))
             answer_starts.append(rows[-1].size(0) - len(ids) - 1)  # the last prompt position predicts the first token
             targets.append([*ids, self.prompt.end])
-        lens = torch.tensor([row.size(0) for row in rows], device=before.device)
-        inputs = pad_sequence(rows, batch_first=True)  # (N, L, D)
-        mask = torch.arange(inputs.size(1), device=lens.device)[None, :] < lens[:, None]
-        hidden = self.llm.get_decoder()(inputs_embeds=inputs, attention_mask=mask.long(), use_cache=False).last_hidden_state
-        answers = torch.cat([h[start:length] for h, start, length in zip(hidden, answer_starts, lens.tolist(), strict=True)])
+        lens = [row.size(0) for row in rows]
+        # Packed: all utterances in one row, and positions that begin anew tell the attention where each one starts.
+        inputs = torch.cat(rows)[None]  # (1, sum of lengths, D)
+        positions = torch.cat([torch.arange(length, device=inputs.device) for length in lens])[None]
+        hidden = self.llm.get_decoder()(inputs_embeds=inputs, position_ids=positions, use_cache=False).last_hidden_state
+        answers = torch.cat([row[start:] for row, start in zip(hidden[0].split(lens), answer_starts, strict=True)])
         logits = self.llm.get_output_embeddings()(answers).float()  # (tokens, V)
         labels = torch.tensor([i for row in targets for i in row], device=logits.device)
         return F.cross_entropy(logits, labels, reduction="sum"), torch.tensor(labels.numel(), device=logits.device)
