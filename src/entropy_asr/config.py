@@ -311,7 +311,7 @@ STAGE_SECTIONS: dict[str, list[str]] = {
     "manifests": ["quality"],
     "tokenizer": ["llm", "prompt"],
     "feature_stats": ["features"],
-    "lm": ["llm", "prompt"],
+    "lm": ["llm", "prompt", "engine"],
     "pretrain": ["features", "augment", "encoder", "ctc", "pretrain", "cka", "engine"],
     "align": ["features", "augment", "adaptor", "prompt", "align", "engine"],
     "ia_sft": ["features", "augment", "prompt", "ia_sft", "engine"],

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from entropy_asr.config import Config, Schedule
 from entropy_asr.config import Encoder as EncoderConfig
 from entropy_asr.errors import InputError
+from entropy_asr.models.flops import encoder_flops, llm_flops
 
 FRAMES_PER_SECOND = 25.0
 MEAN_SECONDS = 8.0  # [O] of an utterance
@@ -68,28 +69,6 @@ def parameters(config: Config) -> dict[str, int]:
             "llm": AutoModelForCausalLM.from_config(llm),
         }
     return {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()}
-
-
-def encoder_flops(config: EncoderConfig, num_mel_bins: int, frames: int) -> float:
-    """Forward FLOPs of one utterance of so many input frames (10 ms): matrix products and convolutions."""
-    from entropy_asr.models.conformer import subsampled_length
-
-    def halved(n: int) -> int:
-        return (n - 1) // 2
-
-    c, d, f, k = config.subsampling_channels, config.width, config.feed_forward, config.conv_kernel
-    t, bins = subsampled_length(frames), subsampled_length(num_mel_bins)
-    macs = 9 * c * halved(frames) * halved(num_mel_bins) + 9 * c * c * t * bins + t * c * bins * d
-    layer = 4 * d * f + 4 * d * d + 3 * d * d + k * d  # two feed-forwards, attention's projections, convolution module
-    macs += config.layers * t * (layer + 2 * t * d)
-    return 2.0 * macs
-
-
-def llm_flops(llm, tokens: float, answers: float) -> float:
-    """Forward FLOPs of one row: its tokens through the layers, its answers through the LM head."""
-    d, q, kv = llm.hidden_size, llm.num_attention_heads * llm.head_dim, llm.num_key_value_heads * llm.head_dim
-    layer = d * (2 * q + 2 * kv) + 3 * d * llm.intermediate_size + 2 * tokens * q
-    return 2.0 * (llm.num_hidden_layers * tokens * layer + answers * d * llm.vocab_size)
 
 
 def encoder_activation_bytes(config: EncoderConfig, frames: float, size: int, checkpointing: bool) -> float:

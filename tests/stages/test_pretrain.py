@@ -161,3 +161,27 @@ def test_a_wrong_key_stops_it_before_anything_is_loaded(job) -> None:
     assert done.returncode == 2
     assert "unknown key 'encoder.widht'; did you mean 'width'?" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_tensorboard_shows_what_the_log_says(job, tmp_path: Path) -> None:
+    process = start_until_saved(job("shown"), tmp_path / "state/shown")
+    process.kill()
+    process.wait()
+    run(job("shown"))
+    files = sorted((tmp_path / "shown/tensorboard").iterdir())
+    assert len(files) == 2  # before it was killed, and after
+    shown = {step: loss for path in files for step, loss in scalars(path, "loss")}  # the later file wins, as in TensorBoard
+    assert shown == pytest.approx(dict(losses(tmp_path / "shown")), rel=1e-6)
+
+
+def scalars(path: Path, tag: str) -> list[tuple[int, float]]:
+    """(step, value) of a tag in an event file: records of length, checksum, protocol buffer, checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    data, at, found = path.read_bytes(), 0, []
+    while at + 12 <= len(data):
+        length = int.from_bytes(data[at : at + 8], "little")
+        event = Event.FromString(data[at + 12 : at + 12 + length])
+        found += [(event.step, value.simple_value) for value in event.summary.value if value.tag == tag]
+        at += 16 + length
+    return found

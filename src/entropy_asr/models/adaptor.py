@@ -32,4 +32,8 @@ class Adaptor(nn.Module):
         """
         x = F.pad(encoder_out, (0, 0, 0, -encoder_out.size(1) % self.stack))
         x = x.view(x.size(0), -1, self.stack * x.size(2))
-        return self.layers(self.norm(x)), (encoder_out_lens + self.stack - 1) // self.stack
+        return self.layers(self.norm(x)), self.output_length(encoder_out_lens)
+
+    def output_length(self, length):
+        """LLM positions of so many encoder frames; for an int or an integer tensor."""
+        return (length + self.stack - 1) // self.stack

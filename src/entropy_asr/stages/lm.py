@@ -51,7 +51,6 @@ def _train(settings, text: Path, tokenizer_folder: Path, key: str, running: Path
     import torch
     from transformers import AutoTokenizer, Qwen3ForCausalLM
 
-    from entropy_asr.config import Engine as EngineConfig
     from entropy_asr.config import Schedule
     from entropy_asr.models.scratch_lm import scratch_lm_config
     from entropy_asr.stages.text_batches import TextBatches, TextLoss
@@ -70,7 +69,7 @@ def _train(settings, text: Path, tokenizer_folder: Path, key: str, running: Path
     model = Qwen3ForCausalLM(scratch_lm_config(scratch, len(tokenizer), **token_ids))
     batches = TextBatches(read_sentences(text, scratch.max_sentences), tokenizer, settings.prompt, scratch, seed)
     schedule = Schedule(steps=scratch.steps, peak_lr=scratch.peak_lr, warmup_steps=scratch.warmup_steps, accumulation=1)
-    engine = Engine(TextLoss(model), schedule, EngineConfig(precision="fp32", save_every=500), device)
+    engine = Engine(TextLoss(model), schedule, settings.engine, device)
     trainer = Trainer(engine, batches, RunningState(running, key), out / "train.jsonl", "lm")
     trainer.resume()
     trainer.run()

@@ -14,6 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from entropy_asr.audio.batches import Batch, TrainingBatches, read_cuts
 from entropy_asr.config import Schedule
 from entropy_asr.models.artifacts import save_system
+from entropy_asr.models.attention import llm_attention
+from entropy_asr.models.conformer import subsampled_length
+from entropy_asr.models.flops import encoder_flops, llm_flops
 from entropy_asr.models.speech_llm import SpeechLLM
 from entropy_asr.provenance import Provenance
 from entropy_asr.training import distributed
@@ -32,6 +35,19 @@ class TranscriptLoss(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         loss, tokens = self.system(batch.features, batch.feature_lens, batch.targets)
         return loss / tokens, {}
+
+    def flops(self, batch: Batch) -> float:
+        """Of forward and backward on the batch's real frames and tokens, by what trains."""
+        encoder, llm = self.system.encoder, self.system.llm
+        encoder_passes = 3 if next(encoder.parameters()).requires_grad else 1
+        llm_passes = 3 if next(llm.parameters()).requires_grad else 2
+        prompt = len(self.system.prompt.before) + len(self.system.prompt.after)
+        flops = 0.0
+        for frames, ids in zip(batch.feature_lens.tolist(), batch.targets, strict=True):
+            speech = self.system.adaptor.output_length(subsampled_length(frames))
+            flops += encoder_passes * encoder_flops(encoder.config, encoder.num_mel_bins, frames)
+            flops += llm_passes * llm_flops(llm.config, prompt + speech + len(ids), len(ids) + 1)
+        return flops
 
 
 def train_system(
@@ -63,6 +79,7 @@ def train_system(
     if settings.engine.activation_checkpointing:
         system.encoder.checkpoint_activations = True
         system.llm.gradient_checkpointing_enable()
+    system.llm.set_attn_implementation(llm_attention(settings.engine.precision))
     device = distributed.start()
     batches = TrainingBatches(
         read_cuts(list(train)),

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entropy_asr.audio.batches import Position
 from entropy_asr.config import Prompt, ScratchLM
+from entropy_asr.models.flops import llm_flops
 from entropy_asr.models.speech_llm import PromptIds
 from entropy_asr.text.phonemes import misheard, pronunciation_line
 from entropy_asr.text.scripts import Language
@@ -113,3 +114,8 @@ class TextLoss(nn.Module):
         labels = batch.labels[:, 1:]
         answers = hidden[:, :-1][labels != IGNORED]
         return F.cross_entropy(self.model.get_output_embeddings()(answers).float(), labels[labels != IGNORED]), {}
+
+    def flops(self, batch: TextBatch) -> float:
+        """Of forward and backward on the batch's real tokens."""
+        tokens, answers = batch.attention_mask.sum(1).tolist(), (batch.labels != IGNORED).sum(1).tolist()
+        return 3 * sum(llm_flops(self.model.config, *row) for row in zip(tokens, answers, strict=True))

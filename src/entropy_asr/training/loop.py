@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 from entropy_asr.errors import InputError
+from entropy_asr.models.attention import llm_attention
+from entropy_asr.models.flops import matmul_rate
 from entropy_asr.training import distributed
 from entropy_asr.training.engine import Engine, write_tensors
 from entropy_asr.training.state import RunningState
@@ -62,11 +64,12 @@ class Trainer:
     """Runs an engine up to a step.
 
     Args:
-        engine: what is trained; its module maps a batch to (mean loss of the micro-batch, dict of numbers to log).
+        engine: what is trained; its module maps a batch to (mean loss of the micro-batch, dict of numbers to log), and has
+            `flops(batch)`.
         batches: has `loader(position, workers)` and `largest()`; gives batches with `.to`, `.tensors`, `.audio_seconds`,
             `.padding`, `.position` and `.ids`.
         state: where the running state lies.
-        log_path: train.jsonl, a line a log step.
+        log_path: train.jsonl, a line a log step; the same goes to TensorBoard files in `tensorboard` beside it.
         monitor: may end the run early.
     """
 
@@ -85,6 +88,8 @@ class Trainer:
         self.interrupted = False
         self.started_at_step = 0
         self.saved_at = time.monotonic()
+        self.matmul_rate = math.nan
+        self.tensorboard: Any = None
 
     def resume(self, initial: Path | None = None) -> None:
         """Take up the newest running state, else `initial` (the state that an earlier part of the same run ended with)."""
@@ -95,6 +100,16 @@ class Trainer:
             log.info("%s: resumed at step %d from %s", self.stage, self.counters.step, saved)
         if distributed.rank() == 0:
             self._cut_log(self.counters.step if saved else 0)
+            self._open_tensorboard(fresh=not saved)
+
+    def _open_tensorboard(self, fresh: bool) -> None:
+        """Event files beside the log; those of another run are removed, steps that are run again are purged."""
+        from tensorboardX import SummaryWriter
+
+        folder = self.log_path.with_name("tensorboard")
+        if fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        self.tensorboard = SummaryWriter(str(folder), purge_step=self.counters.step + 1)
 
     def _cut_log(self, step: int) -> None:
         """Drop the log's lines after a step, and a last line that a dying process left unfinished."""
@@ -126,6 +141,17 @@ class Trainer:
             signal.signal(number, self._on_signal)
         counters, schedule, config = self.counters, self.engine.schedule, self.engine.config
         self._probe_memory()
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        self.matmul_rate = matmul_rate(self.engine.device, dtype)
+        log.info(
+            "%s: %d process(es) on %s, %s, attention by %s, matrix products at %.3g TFLOP/s",
+            self.stage,
+            distributed.world_size(),
+            self.engine.device.type,
+            config.precision,
+            llm_attention(config.precision),
+            self.matmul_rate / 1e12,
+        )
         loader = self.batches.loader(counters.position, config.workers)
         self.started_at_step = counters.step
         window = _Window()
@@ -137,7 +163,7 @@ class Trainer:
                 loss, numbers, batch = self._micro_batch(loader)
                 seconds = distributed.total(batch.audio_seconds, self.engine.device)
                 counters.audio_seconds += seconds
-                window.add(loss, {**numbers, "padding": batch.padding}, seconds)
+                window.add(loss, {**numbers, "padding": batch.padding}, seconds, self.engine.module.flops(batch))
             counters.step += 1
             window.seconds += time.monotonic() - begun
             counters.wall_seconds += time.monotonic() - begun
@@ -207,6 +233,7 @@ class Trainer:
             "lr": lr,
             "gradient_norm": self.engine.gradient_norm(),
             "audio_seconds_per_second": round(rate, 2),
+            "mfu": round(window.flops / max(window.seconds, 1e-9) / self.matmul_rate, 4),
             "memory_gib": round(_peak_memory(self.engine.device) / 2**30, 3),
             "audio_hours": round(counters.audio_seconds / 3600, 4),
             "epoch": counters.position[0],
@@ -215,8 +242,11 @@ class Trainer:
         }
         with self._log_file().open("a") as file:
             file.write(json.dumps(line) + "\n")
+        for name in line.keys() - {"step", "time"}:
+            self.tensorboard.add_scalar(name, line[name], counters.step, walltime=line["time"])
+        self.tensorboard.flush()
         log.info(
-            "%s step %d/%d  loss %.4f  lr %.2e  grad %.2f  audio %.0f s/s  padding %.1f%%  memory %.1f GiB  left %s",
+            "%s step %d/%d  loss %.4f  lr %.2e  grad %.2f  audio %.0f s/s  MFU %.0f%%  padding %.1f%%  memory %.1f GiB  left %s",
             self.stage,
             counters.step,
             self.engine.schedule.steps,
@@ -224,6 +254,7 @@ class Trainer:
             lr,
             line["gradient_norm"],
             rate,
+            100 * line["mfu"],
             100 * line["padding"],
             line["memory_gib"],
             time.strftime("%H:%M:%S", time.gmtime(per_step * (self.engine.schedule.steps - counters.step))),
@@ -246,12 +277,13 @@ class _Window:
     """Means since the last log line."""
 
     def __init__(self) -> None:
-        self.count, self.audio, self.seconds = 0, 0.0, 0.0
+        self.count, self.audio, self.seconds, self.flops = 0, 0.0, 0.0, 0.0
         self.sums: dict[str, float] = {}
 
-    def add(self, loss: float, numbers: dict[str, float], audio: float) -> None:
+    def add(self, loss: float, numbers: dict[str, float], audio: float, flops: float) -> None:
         self.count += 1
         self.audio += audio
+        self.flops += flops
         for name, value in {"loss": loss, **numbers}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
