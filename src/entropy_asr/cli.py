@@ -3,6 +3,7 @@
     entropy-asr config check config/mini.yaml
     entropy-asr plan config/paper.yaml
     entropy-asr show results
+    entropy-asr score --refs refs.jsonl --hyps hyps.jsonl --language en --out scores
     entropy-asr transcribe results/systems/ours/seed-1/joint_sft my.wav
 
 Stages and evaluations are commands of their own modules (`python -m entropy_asr.stages.align --help`); the workflow calls those.
@@ -97,6 +98,23 @@ def show(results: Path = typer.Argument(Path("results"))) -> None:
     console = Console()
     console.print(table)
     console.print(f"report: {results / 'report' / 'index.html'}", soft_wrap=True)
+
+
+@app.command()
+@friendly_exit()
+def score(
+    refs: Path = typer.Option(..., help="references, JSONL of {id, text}, with `speaker` where it is known"),
+    hyps: Path = typer.Option(..., help="hypotheses of the same utterances, JSONL of {id, text}"),
+    language: str = typer.Option(..., help="en: WER, zh: CER, mixed: MER (hanzi and Latin words)"),
+    out: Path = typer.Option(..., help="folder: score.json, errors.txt (alignments, confusions), utterances.csv"),
+) -> None:
+    """Score any system's transcripts; needs no model."""
+    from entropy_asr.evaluation.score import METRICS, one_line, read_pairs, write_scores
+
+    languages = [name for name in METRICS if name != "phonemes"]
+    if language not in languages:
+        raise InputError(f"--language is {language!r}, expected one of {', '.join(languages)}")
+    print(one_line(hyps.name, write_scores(*read_pairs(refs, hyps, language), out)))
 
 
 @app.command()

@@ -5,15 +5,20 @@ sides go through the one versioned normaliser; jiwer counts. With ``--errors`` i
 users know: each utterance aligned, then tables of what is confused, dropped and invented.
 
     python -m entropy_asr.evaluation.score --hyps decode/test.jsonl --out score.json --errors errors.txt
+    entropy-asr score --refs refs.jsonl --hyps hyps.jsonl --language en --out scores
 
-A line of hypotheses: ``{id, language, reference, hypothesis, duration, decode_seconds}``, durations in seconds, with
-``speaker`` where it is known. ``language`` is ``en``, ``zh``, ``mixed``, or ``phonemes`` (symbols between spaces, not
-normalised). A file of several languages is scored in the mixed unit: hanzi and Latin words.
+The second form takes any system's output, lines of ``{id, text}``.  A line of the first's hypotheses:
+``{id, language, reference, hypothesis, duration, decode_seconds}``, durations in seconds, with ``speaker`` where it is known.
+``language`` is ``en``, ``zh``, ``mixed``, or ``phonemes`` (symbols between spaces, not normalised). A file of several
+languages is scored in the mixed unit: hanzi and Latin words.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -24,7 +29,7 @@ import typer
 from entropy_asr.errors import InputError, friendly_exit
 from entropy_asr.files import atomic_write, read_jsonl, write_json
 from entropy_asr.text.normalize import NORMALIZER_VERSION, normalize
-from entropy_asr.text.scripts import tokens_for_scoring
+from entropy_asr.text.scripts import Language, tokens_for_scoring
 
 Unit = Literal["en", "zh", "mixed", "phonemes"]
 METRICS: dict[Unit, str] = {"en": "WER", "zh": "CER", "mixed": "MER", "phonemes": "PER"}
@@ -109,46 +114,84 @@ def read_hypotheses(path: str | Path) -> tuple[Unit, list[Scored]]:
     """The unit that a hypotheses file is scored in (a key of ``METRICS``) and its aligned utterances.
 
     Raises:
-        InputError: the file is missing, empty or malformed, an id occurs twice, or phonemes are mixed with text.
+        InputError: the file is missing, empty or malformed, an id occurs twice, a reference has no word, or phonemes are
+            mixed with text.
     """
-    rows = list(read_jsonl(path))
-    seen: set[str] = set()
-    for number, row in enumerate(rows, 1):
-        _check_row(row, f"{path}, hypothesis {number}")
-        if row["id"] in seen:
-            raise InputError(f"{path}, hypothesis {number}: id {row['id']!r} occurs twice; decode the test set once")
-        seen.add(row["id"])
-    languages = {row["language"] for row in rows}
+    rows = read_by_id(path, _REQUIRED)
     if not rows:
         raise InputError(f"{path}: no hypothesis in it; decode the test set again")
+    return score_rows(list(rows.values()), path)
+
+
+def read_pairs(refs: Path, hyps: Path, language: Language) -> tuple[Unit, list[Scored]]:
+    """The same from any system's output: two files of ``{id, text}``, joined by id.
+
+    ``refs`` may also hold ``speaker`` and ``duration``, ``hyps`` ``decode_seconds``.
+
+    Raises:
+        InputError: a file is missing or malformed, an id occurs twice, one side has utterances that the other has not, or a
+            reference has no word. An utterance that is left out would make the denominator shorter.
+    """
+    references, hypotheses = (read_by_id(path, ("id", "text")) for path in (refs, hyps))
+    for missing, where, advice in (
+        (hypotheses.keys() - references.keys(), refs, "these hypotheses are of another test set, or the ids differ"),
+        (references.keys() - hypotheses.keys(), hyps, "an empty transcript is a line with an empty text"),
+    ):
+        if missing:
+            raise InputError(f"{where}: {len(missing)} utterance(s) missing, such as {min(missing)!r}; {advice}")
+    rows = [
+        {**row, "language": language, "reference": row["text"], "hypothesis": hypotheses[name]["text"]}
+        | {"decode_seconds": hypotheses[name].get("decode_seconds")}
+        for name, row in references.items()
+    ]
+    if not rows:
+        raise InputError(f"{refs}: no reference in it")
+    return score_rows(rows, refs)
+
+
+def read_by_id(path: str | Path, required: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Lines of a JSONL file by their ``id``, in file order.
+
+    Raises:
+        InputError: a required key is missing or no text, a language is unknown, or an id occurs twice.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for number, row in enumerate(read_jsonl(path), 1):
+        where = f"{path}, line {number}"
+        for key in required:
+            if not isinstance(row.get(key), str):
+                raise InputError(f"{where}: key '{key}' is {row.get(key)!r}, expected text; keys: {', '.join(required)}")
+        if "language" in required and row["language"] not in METRICS:
+            raise InputError(f"{where}: language is {row['language']!r}, expected one of {', '.join(METRICS)}")
+        if row["id"] in rows:
+            raise InputError(f"{where}: id {row['id']!r} occurs twice; every utterance counts once")
+        rows[row["id"]] = row
+    return rows
+
+
+def score_rows(rows: list[dict[str, Any]], path: str | Path) -> tuple[Unit, list[Scored]]:
+    """Normalise and align rows of ``{id, language, reference, hypothesis}``; an error says that they come from ``path``."""
+    languages = {row["language"] for row in rows}
     if "phonemes" in languages and len(languages) > 1:
         raise InputError(f"{path}: phonemes and text in one file ({', '.join(sorted(languages))}); score them apart")
     unit: Unit = languages.pop() if len(languages) == 1 else "mixed"
     references = [tokens(row["reference"], row["language"], unit) for row in rows]
     hypotheses = [tokens(row["hypothesis"], row["language"], unit) for row in rows]
+    for row, reference in zip(rows, references, strict=True):
+        if not reference:
+            raise InputError(
+                f"{path}: the reference of {row['id']!r}, {row['reference']!r}, has no word after normalisation; take it out of "
+                "the test set (what is said to no speech at all is counted as hallucination, not as an error rate)"
+            )
     return unit, [
         Scored(row["id"], row.get("speaker"), pairs, row.get("duration"), row.get("decode_seconds"))
         for row, pairs in zip(rows, align(references, hypotheses), strict=True)
     ]
 
 
-def _check_row(row: dict[str, Any], where: str) -> None:
-    for key in _REQUIRED:
-        if not isinstance(row.get(key), str):
-            raise InputError(f"{where}: key '{key}' is {row.get(key)!r}, expected text; keys: {', '.join(_REQUIRED)}")
-    if row["language"] not in METRICS:
-        raise InputError(f"{where}: language is {row['language']!r}, expected one of {', '.join(METRICS)}")
-
-
 def summarize(unit: Unit, utterances: list[Scored]) -> dict[str, Any]:
-    """The score: rate as errors per reference token, counts in tokens, real-time factor in seconds per second.
-
-    Raises:
-        InputError: no reference has a token, so there is no rate.
-    """
+    """The score: rate as errors per reference token, counts in tokens, real-time factor in seconds per second."""
     total = count([pair for item in utterances for pair in item.pairs])
-    if total.rate is None:
-        raise InputError("no reference has a word after normalisation; an error rate needs at least one")
     timed = [(item.duration, item.decode_seconds) for item in utterances if item.duration and item.decode_seconds]
     audio, decoding = sum(seconds for seconds, _ in timed), sum(seconds for _, seconds in timed)
     score: dict[str, Any] = {
@@ -244,6 +287,38 @@ def _ranked(counts: Counter) -> list[tuple[Any, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
+UTTERANCE_COLUMNS = ("id", "speaker", "errors", "substitutions", "deletions", "insertions", "reference_tokens", "alignment")
+
+
+def utterance_table(utterances: list[Scored]) -> str:
+    """CSV, a line an utterance, the most errors first; counts in tokens."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(UTTERANCE_COLUMNS)
+    counted = sorted(((count(item.pairs), item) for item in utterances), key=lambda pair: (-pair[0].errors, pair[1].id))
+    for counts, item in counted:
+        numbers = (counts.errors, counts.substitutions, counts.deletions, counts.insertions, counts.reference_tokens)
+        writer.writerow([item.id, item.speaker, *numbers, marked(item.pairs)])
+    return text.getvalue()
+
+
+def write_scores(unit: Unit, utterances: list[Scored], out: Path) -> dict[str, Any]:
+    """``score.json``, ``errors.txt`` and ``utterances.csv`` in a folder; returns the score."""
+    score = summarize(unit, utterances)
+    atomic_write(out / "errors.txt", error_report(unit, utterances))
+    atomic_write(out / "utterances.csv", utterance_table(utterances))
+    write_json(out / "score.json", score)
+    return score
+
+
+def one_line(name: str, score: dict[str, Any]) -> str:
+    """A score for the terminal."""
+    return (
+        f"{name}: {score['metric']} {100 * score['value']:.2f}% ({score['substitutions']} substitutions, "
+        f"{score['deletions']} deletions, {score['insertions']} insertions; {score['reference_tokens']} tokens)"
+    )
+
+
 app = typer.Typer(add_completion=False)
 
 
@@ -260,10 +335,7 @@ def main(
     if errors is not None:
         atomic_write(errors, error_report(unit, utterances))
     write_json(out, score)
-    print(
-        f"{hyps.name}: {score['metric']} {100 * score['value']:.2f}% ({score['substitutions']} substitutions, "
-        f"{score['deletions']} deletions, {score['insertions']} insertions; {score['reference_tokens']} tokens)"
-    )
+    print(one_line(hyps.name, score))
 
 
 if __name__ == "__main__":
