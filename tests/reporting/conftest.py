@@ -64,11 +64,15 @@ def run(tmp_path: Path) -> Path:
     for system, rates in {"ours": (0.10, 0.05), "no_ia_sft": (0.15, 0.04), "encoder": (0.07, 0.06)}.items():
         for test_set, metric, rate in zip(("english", "mandarin"), ("WER", "CER"), rates, strict=True):
             score = {"metric": "PER" if system == "encoder" else metric, "value": rate, "rtf": 0.1}
+            score |= {"low": rate - 0.02, "high": rate + 0.03}
             score["normalizer_version"] = None if system == "encoder" else "1"
             write_json(root / f"metrics/score/{system}/seed-1/{test_set}.json", {**score, **counts})
     quality = {"split": "en-test", "hours": 0.25, "utterances": 300, "speakers": 4, "excluded": 2}
     quality |= {"excluded_by_reason": {"duplicate_across_splits": 2}, "corpus_kind": "synthetic"}
     write_json(root / "manifests/embedded/en-test.quality.json", quality)
+    significance = "test_set,against,p_bootstrap_holm\nenglish,no_ia_sft,0.25\nmandarin,no_ia_sft,0.004\n"
+    (root / "tables").mkdir()
+    (root / "tables/significance.csv").write_text(significance)
     write_json(root / "config/pretrain.json", {"cka": {"threshold": 0.9, "warmup_steps": 20}})
     (root / "config/resolved.yaml").write_text(json.dumps({"name": "toy"}))
     return root

@@ -12,7 +12,7 @@ def drawn_from(run: Path) -> dict[str, Path]:
     """The four tables of the run."""
     provenance, scores = sorted(run.rglob("provenance.json")), sorted(run.rglob("score/*/seed-1/*.json"))
     paths = {name: run / f"tables/{name}.csv" for name in ("main", "curves", "cka", "timeline")}
-    tables.write_table(paths["main"], tables.main_rows(scores, provenance, ["english", "mandarin"]), tables.MAIN_COLUMNS)
+    tables.write_table(paths["main"], tables.main_rows(scores, provenance, ["english", "mandarin"], []), tables.MAIN_COLUMNS)
     tables.write_table(paths["curves"], *tables.curve_rows(sorted(run.rglob("train.jsonl"))))
     settings = {"threshold": 0.9, "warmup_steps": 20}
     tables.write_table(paths["cka"], tables.cka_rows(sorted(run.rglob("part.json")), settings), tables.CKA_COLUMNS)

@@ -55,7 +55,7 @@ def page(run: Path, monkeypatch: pytest.MonkeyPatch) -> Page:
 
     folder = root / "tables"
     synthetic = ["english", "mandarin"]
-    rows = tables.main_rows(found("score/*/seed-1/*.json"), found("provenance.json"), synthetic)
+    rows = tables.main_rows(found("score/*/seed-1/*.json"), found("provenance.json"), synthetic, [])
     tables.write_table(folder / "main.csv", rows, tables.MAIN_COLUMNS)
     cka = tables.cka_rows(found("part.json"), {"threshold": 0.9})
     tables.write_table(folder / "cka.csv", cka, tables.CKA_COLUMNS)
@@ -132,11 +132,13 @@ def test_pieces_join_tokens_as_they_are_written() -> None:
 def test_headline_averages_seeds_and_marks_the_best() -> None:
     row = {"test_set": "english", "metric": "WER", "corpus_kind": "recorded", "rtf": "", "reference_tokens": "10"}
     row |= dict.fromkeys(["substitutions", "deletions", "insertions", "llm_side_steps"], "1")
-    row |= {"audio_hours_encoder": "2", "audio_hours_llm_side": "1"}
+    row |= {"audio_hours_encoder": "2", "audio_hours_llm_side": "1", "low_percent": "7", "high_percent": "12"}
+    row |= {"p_against_ours": "0.03"}
     row |= {f"parameters_{part}": "" for part in ("encoder", "adaptor", "llm")}
     values = [("ours", "1", "8"), ("ours", "2", "10"), ("no_ia_sft", "1", "9.5")]
     (group,) = headline([{**row, "arm": arm, "seed": seed, "value_percent": value} for arm, seed, value in values])
     ours, other = group["systems"]
     assert (ours["arm"], ours["percent"], ours["seeds"], ours["best"]) == ("ours", 9.0, 2, True)
     assert ours["spread"] == pytest.approx(2**0.5) and other["spread"] is None and not other["best"]
+    assert (ours["interval"], other["interval"], other["p"]) == (None, [7.0, 12.0], 0.03)
     assert group["speech"] == "recorded speech"

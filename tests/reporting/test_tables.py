@@ -23,7 +23,12 @@ def of_all(run: Path, name: str) -> list[Path]:
 
 
 def main_table(run: Path) -> list[dict]:
-    return main_rows(of_all(run, "score/*/seed-1/*.json"), of_all(run, "provenance.json"), ["english"])
+    return main_rows(
+        of_all(run, "score/*/seed-1/*.json"),
+        of_all(run, "provenance.json"),
+        ["english"],
+        read_table(run / "tables/significance.csv"),
+    )
 
 
 def test_cost_counts_pretraining_once_and_adds_the_stages_of_the_arm(run: Path) -> None:
@@ -50,10 +55,24 @@ def test_scores_become_percent_with_language_and_corpus_kind(run: Path) -> None:
     assert encoder["parameters_llm"] is None and encoder["llm_side_steps"] == 0
 
 
+def test_rates_come_with_their_interval_and_their_difference_to_ours(run: Path) -> None:
+    rows = {(row["arm"], row["test_set"]): row for row in main_table(run)}
+    other = rows["no_ia_sft", "english"]
+    assert (other["low_percent"], other["value_percent"], other["high_percent"]) == pytest.approx((13.0, 15.0, 18.0))
+    assert [rows[arm, "mandarin"]["p_against_ours"] for arm in ("ours", "no_ia_sft", "encoder")] == [None, "0.004", None]
+
+
+def test_scores_of_another_normaliser_are_refused(run: Path) -> None:
+    path = run / "metrics/score/ours/seed-1/english.json"
+    path.write_text(path.read_text().replace('"normalizer_version": "1"', '"normalizer_version": "0"'))
+    with pytest.raises(InputError, match=r"ours/seed-1/english\.json: version 0"):
+        main_table(run)
+
+
 def test_a_score_without_training_behind_it_is_refused(run: Path) -> None:
     scores = of_all(run, "score/ours/seed-1/*.json")
     with pytest.raises(InputError, match="no provenance of arm ours, seed 1"):
-        main_rows(scores, of_all(run, "part-*/provenance.json"), [])
+        main_rows(scores, of_all(run, "part-*/provenance.json"), [], [])
 
 
 def test_seed_and_stage_come_from_the_path(run: Path) -> None:

@@ -14,6 +14,7 @@ except InputError as error:
 REPO = os.path.relpath(workflow.basedir, os.getcwd())
 SEEDS, ARMS, TESTS = CONFIG.seeds, CONFIG.arms, sorted(CONFIG.data.test)
 OBJECTIVE = "phoneme"
+REPORTED = "ours" if "ours" in ARMS else ARMS[0]  # whose transcripts the report shows, and what others are compared with
 
 wildcard_constraints:
     arm="|".join(ARMS),

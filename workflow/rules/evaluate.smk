@@ -36,6 +36,21 @@ rule decode_phonemes:
         " --out {output} 2>&1 | tee {log}"
 
 
+rule significance:
+    # Paired tests of each arm against `ours`, from the stored hypotheses.
+    input:
+        expand("results/decode/{arm}/seed-{seed}/{testset}.jsonl", arm=ARMS, seed=SEEDS, testset=TESTS),
+    output:
+        "results/tables/significance.csv",
+    params:
+        baseline=REPORTED,
+    log:
+        "results/logs/significance.log",
+    shell:
+        "python -m entropy_asr.evaluation.significance $(printf -- '--hyps %s ' {input}) --baseline {params.baseline}"
+        " --out {output} 2>&1 | tee {log}"
+
+
 rule score:
     input:
         "results/decode/{system}/seed-{seed}/{testset}.jsonl",

@@ -1,7 +1,6 @@
 # Tables, figures and the report. main.csv needs scores and provenance only; all else is drawn from tables.
 import yaml
 
-REPORTED = "ours" if "ours" in ARMS else ARMS[0]  # whose transcripts the report shows
 SPLITS = [*CONFIG.data.train, *CONFIG.data.dev, *dict.fromkeys(test.split for test in CONFIG.data.test.values())]
 
 
@@ -40,6 +39,7 @@ rule table_main:
             seed=SEEDS,
             testset=TESTS,
         ),
+        significance="results/tables/significance.csv",
         provenance=of_each_job("provenance.json"),
     output:
         "results/tables/main.csv",
@@ -49,7 +49,7 @@ rule table_main:
         "results/logs/table_main.log",
     shell:
         "python -m entropy_asr.reporting.tables main $(printf -- '--scores %s ' {input.scores})"
-        " $(printf -- '--provenance %s ' {input.provenance}) {params.synthetic} --out {output} 2>&1 | tee {log}"
+        " $(printf -- '--provenance %s ' {input.provenance}) --significance {input.significance} {params.synthetic} --out {output} 2>&1 | tee {log}"
 
 
 rule table_timeline:

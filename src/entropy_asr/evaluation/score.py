@@ -33,6 +33,7 @@ from entropy_asr.text.scripts import Language, tokens_for_scoring
 
 Unit = Literal["en", "zh", "mixed", "phonemes"]
 METRICS: dict[Unit, str] = {"en": "WER", "zh": "CER", "mixed": "MER", "phonemes": "PER"}
+INTERVAL_RESAMPLES = 1000  # of the interval of one error rate; comparisons take more
 _REQUIRED = ("id", "language", "reference", "hypothesis")
 
 
@@ -190,13 +191,23 @@ def score_rows(rows: list[dict[str, Any]], path: str | Path) -> tuple[Unit, list
 
 
 def summarize(unit: Unit, utterances: list[Scored]) -> dict[str, Any]:
-    """The score: rate as errors per reference token, counts in tokens, real-time factor in seconds per second."""
+    """The score: rate as errors per reference token, with its 95% bootstrap interval over utterances; counts in tokens;
+    real-time factor in seconds per second."""
+    import numpy as np
+
+    from entropy_asr.evaluation.significance import bootstrap_rate
+
+    each = [count(item.pairs) for item in utterances]
+    errors, lengths = np.array([[c.errors, c.reference_tokens] for c in each]).T
+    low, high = bootstrap_rate(errors, lengths, INTERVAL_RESAMPLES)
     total = count([pair for item in utterances for pair in item.pairs])
     timed = [(item.duration, item.decode_seconds) for item in utterances if item.duration and item.decode_seconds]
     audio, decoding = sum(seconds for seconds, _ in timed), sum(seconds for _, seconds in timed)
     score: dict[str, Any] = {
         "metric": METRICS[unit],
         "value": total.rate,
+        "low": low,
+        "high": high,
         "substitutions": total.substitutions,
         "deletions": total.deletions,
         "insertions": total.insertions,

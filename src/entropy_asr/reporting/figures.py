@@ -212,7 +212,10 @@ def _timeline_order(rows: Rows) -> list[dict[str, str]]:
 
 
 def draw_errors(rows: Rows, speech: str) -> Figure:
-    """Error rates by test set and arm, mean over seeds with a dot a seed; the encoder's phonemes in their own panel."""
+    """Error rates by test set and arm: of one seed with its 95% interval over utterances, of several their mean and a dot each.
+
+    The encoder's phonemes have their own panel.
+    """
     import matplotlib.pyplot as plt
 
     systems, encoder = [r for r in rows if r["arm"] != ENCODER], [r for r in rows if r["arm"] == ENCODER]
@@ -240,9 +243,16 @@ def _bars(ax: Axes, rows: Rows, everything: Rows) -> None:
             mean = fmean(chosen)
             bar = {"color": drawn.color, "edgecolor": "white", "hatch": drawn.hatch}
             ax.bar(x, mean, width * 0.92, label=arm if place == 0 else None, **bar)
+            ends = [
+                (float(r["low_percent"]), float(r["high_percent"])) for r in rows if (r["arm"], r["test_set"]) == (arm, test_set)
+            ]
+            top = max(chosen)
+            if len(chosen) == 1:
+                ((low, top),) = ends
+                ax.errorbar(x, mean, [[mean - low], [top - mean]], color="black", capsize=3, linewidth=1)
             if len(chosen) > 1:
                 ax.plot([x] * len(chosen), chosen, "o", color="white", markeredgecolor="black", linestyle="none")
-            ax.annotate(f"{mean:.1f}", (x, max(chosen)), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=8)
+            ax.annotate(f"{mean:.1f}", (x, top), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=8)
     ax.set_xticks(range(len(tests)), [f"{test_set}\n{metric}" for test_set, metric in tests])
     ax.set_xlim(-0.6, len(tests) - 0.4)
     ax.margins(y=0.15)

@@ -70,7 +70,10 @@ class Piece:
 
 
 def headline(rows: Rows) -> list[dict[str, Any]]:
-    """One entry a test set: its systems with mean and standard deviation over seeds in percent, the best marked."""
+    """One entry a test set: its systems in percent, the best marked.
+
+    Of one seed with the 95% interval over utterances, of several as mean and standard deviation.
+    """
     groups = []
     for (test_set, metric), group in _by(rows, "test_set", "metric"):
         systems = []
@@ -83,6 +86,8 @@ def headline(rows: Rows) -> list[dict[str, Any]]:
                     "arm": arm,
                     "percent": fmean(values),
                     "spread": stdev(values) if len(values) > 1 else None,
+                    "interval": [float(same[0][f"{end}_percent"]) for end in ("low", "high")] if len(values) == 1 else None,
+                    "p": float(same[0]["p_against_ours"]) if same[0]["p_against_ours"] else None,
                     "seeds": len(values),
                     **counts,
                     "reference_tokens": sum(int(row["reference_tokens"]) for row in same),

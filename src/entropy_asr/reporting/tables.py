@@ -1,6 +1,7 @@
 """From scores, provenance, training logs and CKA traces to tidy tables: what every figure and the report are made of.
 
     python -m entropy_asr.reporting.tables main --scores results/metrics/score/ours/seed-1/english.json … \
+        --significance results/tables/significance.csv \
         --provenance results/systems/ours/seed-1/joint_sft/provenance.json … --synthetic english --out …/main.csv
     python -m entropy_asr.reporting.tables timeline --provenance … --out results/tables/timeline.csv
     python -m entropy_asr.reporting.tables curves --curves …/train.jsonl … --out results/tables/curves.csv
@@ -35,6 +36,9 @@ MAIN_COLUMNS = (
     "language",
     "metric",
     "value_percent",
+    "low_percent",
+    "high_percent",
+    "p_against_ours",
     "substitutions",
     "deletions",
     "insertions",
@@ -141,8 +145,16 @@ def read_table(path: Path) -> list[dict[str, str]]:
         return list(reader)
 
 
-def main_rows(scores: Sequence[Path], provenance: Sequence[Path], synthetic: Sequence[str]) -> list[dict[str, Any]]:
-    """One row a score, with its cost. Raises :class:`InputError` where a score has no training behind it."""
+def main_rows(
+    scores: Sequence[Path], provenance: Sequence[Path], synthetic: Sequence[str], significance: Sequence[dict[str, str]]
+) -> list[dict[str, Any]]:
+    """One row a score, with its interval, its difference to `ours` (corrected p of the paired bootstrap) and its cost.
+
+    Raises:
+        InputError: a score has no training behind it, or scores of text were made with different normalisers.
+    """
+    p_values = {(row["test_set"], row["against"]): row["p_bootstrap_holm"] for row in significance}
+    _check_normalisers({path: read_json(path)["normalizer_version"] for path in scores})
     jobs = {Job.of(path): read_json(path) for path in provenance}
     rows = []
     for path in scores:
@@ -157,7 +169,8 @@ def main_rows(scores: Sequence[Path], provenance: Sequence[Path], synthetic: Seq
             "test_set": test_set,
             "language": LANGUAGES[score["metric"]],
             "metric": score["metric"],
-            "value_percent": round(100 * score["value"], 4),
+            **{f"{name}_percent": round(100 * score[name], 4) for name in ("value", "low", "high")},
+            "p_against_ours": p_values.get((test_set, arm)),
             "rtf": None if score["rtf"] is None else round(score["rtf"], 5),
             "corpus_kind": "synthetic" if test_set in synthetic else "recorded",
             "kind": "measured",
@@ -166,6 +179,14 @@ def main_rows(scores: Sequence[Path], provenance: Sequence[Path], synthetic: Seq
         rows.append({**row, **{name: score[name] for name in same}, **_cost(jobs, arm, seed, path)})
     order = {ENCODER: 1}
     return sorted(rows, key=lambda row: (order.get(row["arm"], 0), row["test_set"], row["arm"], row["seed"]))
+
+
+def _check_normalisers(versions: dict[Path, str | None]) -> None:
+    """Refuse to put scores of different normalisers into one table."""
+    of_text = {path: version for path, version in versions.items() if version is not None}
+    if len(set(of_text.values())) > 1:
+        listed = "; ".join(f"{path}: version {version}" for path, version in of_text.items())
+        raise InputError(f"scores of different normalisers do not belong in one table: {listed}; run the rule score again")
 
 
 def _cost(jobs: dict[Job, dict[str, Any]], arm: str, seed: int, score: Path) -> dict[str, Any]:
@@ -278,11 +299,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_
 def main(
     scores: list[Path] = typer.Option(..., help="…/score/<system>/seed-<s>/<test set>.json; repeat"),
     provenance: list[Path] = typer.Option(..., help="provenance.json of every training job; repeat"),
+    significance: Path = typer.Option(..., help="significance.csv"),
     synthetic: list[str] = typer.Option([], help="test set whose speech was made by a machine; repeat"),
     out: Path = typer.Option(..., help="CSV to write"),
 ) -> None:
-    """Error rates with what each system cost."""
-    write_table(out, main_rows(scores, provenance, synthetic), MAIN_COLUMNS)
+    """Error rates with their uncertainty and what each system cost."""
+    write_table(out, main_rows(scores, provenance, synthetic, read_table(significance)), MAIN_COLUMNS)
 
 
 @app.command()

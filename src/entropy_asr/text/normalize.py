@@ -73,6 +73,8 @@ def _normalize(text: str, language: Language) -> str:
 
 def _fold(text: str) -> str:
     """Compatibility forms to plain ones (full width, ligatures, ①), accents off, any script's digits to 0-9."""
+    if text.isascii() and text.isprintable():
+        return text.translate(_FOLD)  # none of the rest is in it, and most English is
     text = "".join(_CONTROL.get(unicodedata.category(c), c) for c in text)
     text = unicodedata.normalize("NFKC", text).translate(_FOLD)
     text = "".join(c for c in unicodedata.normalize("NFKD", text) if not "\u0300" <= c <= "\u036f")
