@@ -255,6 +255,17 @@ class Decode(Section):
     max_tokens_constant: PositiveInt = Field(12, description="... plus this many")
 
 
+class Hallucination(Section):
+    """Test conditions that tempt to hallucinate, made from each test set (method, section 6)."""
+
+    utterances: PositiveInt | None = Field(500, description="of each test set, in each condition (seeded choice); null: all")
+    snr_db: list[float] = Field(
+        [20.0, 10.0, 0.0], description="signal-to-noise ratios of babble, stationary and music-like noise, dB"
+    )
+    truncated_to: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="share of the utterance that is left")
+    pause_seconds: PositiveFloat = Field(3.0, description="near silence put into the middle of the utterance, seconds")
+
+
 class Resources(Section):
     """What one training job asks for on a cluster."""
 
@@ -287,6 +298,7 @@ class Config(Section):
     joint_sft: JointSchedule = Field(default_factory=lambda: JointSchedule(steps=1_000_000, peak_lr=1e-5))
     engine: Engine = Field(default_factory=Engine)
     decode: Decode = Field(default_factory=Decode)
+    hallucination: Hallucination = Field(default_factory=Hallucination)
     resources: Resources = Field(default_factory=Resources)
 
     @model_validator(mode="after")
@@ -317,6 +329,7 @@ STAGE_SECTIONS: dict[str, list[str]] = {
     "ia_sft": ["features", "augment", "prompt", "ia_sft", "engine"],
     "joint_sft": ["features", "augment", "prompt", "ia_sft", "joint_sft", "engine"],
     "decode": ["features", "prompt", "decode"],
+    "conditions": ["features", "hallucination"],
 }
 
 

@@ -16,6 +16,9 @@ TRACE = [
     {"step": 120, "cka": 0.99, "part": 2},
 ]
 
+RATES = {"ours": (0.10, 0.05), "no_ia_sft": (0.15, 0.04)}
+CONDITIONS = {"clean": 1, "babble_0db": 5, "silence": 20}
+
 
 def provenance(path: Path, minutes: tuple[float, float], steps: int, hours: float, **facts: object) -> None:
     """A job that ran between two minutes of one hour."""
@@ -61,7 +64,7 @@ def run(tmp_path: Path) -> Path:
     hypotheses(root / "decode/ours/seed-1/english.jsonl", "en", english)
     hypotheses(root / "decode/ours/seed-1/mandarin.jsonl", "zh", [("打开空调", "打开空条")] * 6 + [("你好", "你好")])
     counts = {"substitutions": 1, "deletions": 2, "insertions": 3, "reference_tokens": 60, "utterances": 6}
-    for system, rates in {"ours": (0.10, 0.05), "no_ia_sft": (0.15, 0.04), "encoder": (0.07, 0.06)}.items():
+    for system, rates in {**RATES, "encoder": (0.07, 0.06)}.items():
         for test_set, metric, rate in zip(("english", "mandarin"), ("WER", "CER"), rates, strict=True):
             score = {"metric": "PER" if system == "encoder" else metric, "value": rate, "rtf": 0.1}
             score |= {"low": rate - 0.02, "high": rate + 0.03}
@@ -73,6 +76,15 @@ def run(tmp_path: Path) -> Path:
     significance = "test_set,against,p_bootstrap_holm\nenglish,no_ia_sft,0.25\nmandarin,no_ia_sft,0.004\n"
     (root / "tables").mkdir()
     (root / "tables/significance.csv").write_text(significance)
+    columns = "arm,seed,test_set,condition,utterances,hallucinations,rate_percent,low_percent,high_percent,corpus_kind"
+    counted = [f"{arm},1,english,{c},50,{n},{2 * n},{n},{3 * n},synthetic" for arm in RATES for c, n in CONDITIONS.items()]
+    (root / "tables/hallucination.csv").write_text("\n".join([columns, *counted]) + "\n")
+    audio = root / "audio/u1@silence.flac"
+    audio.parent.mkdir()
+    audio.write_bytes(b"fLaC")
+    example = {"arm": "ours", "test_set": "english", "condition": "silence", "id": "u1@silence", "reference": ""}
+    example |= {"hypothesis": "thank you", "corpus_kind": "synthetic", "audio": str(audio)}
+    write_jsonl(root / "metrics/hallucination/examples.jsonl", [example])
     write_json(root / "config/pretrain.json", {"cka": {"threshold": 0.9, "warmup_steps": 20}})
     (root / "config/resolved.yaml").write_text(json.dumps({"name": "toy"}))
     return root

@@ -9,9 +9,9 @@ from entropy_asr.reporting import figures, tables
 
 @pytest.fixture
 def drawn_from(run: Path) -> dict[str, Path]:
-    """The four tables of the run."""
+    """The tables of the run."""
     provenance, scores = sorted(run.rglob("provenance.json")), sorted(run.rglob("score/*/seed-1/*.json"))
-    paths = {name: run / f"tables/{name}.csv" for name in ("main", "curves", "cka", "timeline")}
+    paths = {name: run / f"tables/{name}.csv" for name in ("main", "curves", "cka", "timeline", "hallucination")}
     tables.write_table(paths["main"], tables.main_rows(scores, provenance, ["english", "mandarin"], []), tables.MAIN_COLUMNS)
     tables.write_table(paths["curves"], *tables.curve_rows(sorted(run.rglob("train.jsonl"))))
     settings = {"threshold": 0.9, "warmup_steps": 20}
@@ -42,6 +42,7 @@ def test_each_says_that_speech_is_synthetic(drawn_from: dict[str, Path]) -> None
         (figures.draw_cka, "cka"),
         (figures.draw_timeline, "timeline"),
         (figures.draw_errors, "main"),
+        (figures.draw_hallucination, "hallucination"),
     ):
         assert "synthetic speech" in texts(draw(tables.read_table(drawn_from[table]), "trained on synthetic speech"))
 

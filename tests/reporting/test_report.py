@@ -64,6 +64,7 @@ def page(run: Path, monkeypatch: pytest.MonkeyPatch) -> Page:
     (root / "figures/errors.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     options = [f"--{name}={folder / name}.csv" for name in ("main", "cka", "timeline")]
     options += [f"--figures={root / 'figures/errors.svg'}", f"--config={root / 'config/resolved.yaml'}"]
+    options += [f"--hallucinations={root / 'metrics/hallucination/examples.jsonl'}"]
     options += [f"--hyps={path}" for path in found("decode/ours/seed-1/*.jsonl")]
     options += [f"--quality={path}" for path in found("*.quality.json")]
     options += [f"--provenance={path}" for path in found("provenance.json")]
@@ -77,7 +78,7 @@ def page(run: Path, monkeypatch: pytest.MonkeyPatch) -> Page:
 
 
 def test_nothing_is_loaded_from_elsewhere(page: Page, run: Path) -> None:
-    assert page.loaded and all(source.startswith("data:image/svg+xml;base64,") for source in page.loaded)
+    assert {source.split(",")[0] for source in page.loaded} == {"data:image/svg+xml;base64", "data:audio/flac;base64"}
     files = [link for link in page.links if not link.startswith("#")]
     assert files and all((run / "report" / link).is_file() for link in files)
 
@@ -89,6 +90,11 @@ def test_it_says_what_the_tables_say(page: Page) -> None:
     assert "duplicate across splits: 2" in page.text
     assert "ours: IA-SFT iteration 1 at 10:22:00" in page.text
     assert "a" * 40 in page.text and "torch 2.9.0" in page.text
+
+
+def test_hallucinations_can_be_heard(page: Page) -> None:
+    assert "thank you" in page.text and "(nothing)" in page.text
+    assert "data:audio/flac;base64,ZkxhQw==" in page.loaded
 
 
 def test_transcripts_are_marked(page: Page) -> None:

@@ -21,6 +21,47 @@ rule decode:
         " --out {output} 2>&1 | tee {log}"
 
 
+rule conditions:
+    # The same utterances in noise, cut off, with pauses; and audio without speech.
+    input:
+        config="results/config/conditions.json",
+        cuts=test_manifest,
+    output:
+        "results/manifests/conditions/{testset}.jsonl.gz",
+    params:
+        audio="results/audio/conditions/{testset}",
+    log:
+        "results/logs/conditions/{testset}.log",
+    shell:
+        "python -m entropy_asr.evaluation.conditions --config {input.config} --cuts {input.cuts} --audio {params.audio}"
+        " --out {output} 2>&1 | tee {log}"
+
+
+use rule decode as decode_conditions with:
+    input:
+        config="results/config/decode.json",
+        cuts="results/manifests/conditions/{testset}.jsonl.gz",
+        model=SYSTEM + "/joint_sft/model.safetensors",
+        tokenizer=SYSTEM + "/joint_sft/tokenizer/tokenizer.json",
+    output:
+        "results/decode/{arm}/seed-{seed}/conditions/{testset}.jsonl",
+    log:
+        "results/logs/decode/{arm}/seed-{seed}/conditions/{testset}.log",
+
+
+rule hallucination:
+    input:
+        expand("results/decode/{arm}/seed-{seed}/conditions/{testset}.jsonl", arm=ARMS, seed=SEEDS, testset=TESTS),
+    output:
+        table="results/tables/hallucination.csv",
+        examples="results/metrics/hallucination/examples.jsonl",
+    log:
+        "results/logs/hallucination.log",
+    shell:
+        "python -m entropy_asr.evaluation.hallucination $(printf -- '--hyps %s ' {input}) --out {output.table}"
+        " --examples {output.examples} 2>&1 | tee {log}"
+
+
 rule decode_phonemes:
     input:
         config="results/config/decode.json",

@@ -93,8 +93,9 @@ rule figures:
         curves="results/tables/curves.csv",
         cka="results/tables/cka.csv",
         timeline="results/tables/timeline.csv",
+        hallucination="results/tables/hallucination.csv",
     output:
-        expand("results/figures/{name}.{kind}", name=["curves", "cka", "timeline", "errors"], kind=["svg", "png"]),
+        expand("results/figures/{name}.{kind}", name=["curves", "cka", "timeline", "errors", "hallucination"], kind=["svg", "png"]),
     params:
         synthetic="--synthetic" if any(map(is_synthetic, CONFIG.data.train)) else "",
         out=subpath(output[0], parent=True),
@@ -102,7 +103,7 @@ rule figures:
         "results/logs/figures.log",
     shell:
         "python -m entropy_asr.reporting.figures --main {input.main} --curves {input.curves} --cka {input.cka}"
-        " --timeline {input.timeline} {params.synthetic} --out {params.out} 2>&1 | tee {log}"
+        " --timeline {input.timeline} --hallucination {input.hallucination} {params.synthetic} --out {params.out} 2>&1 | tee {log}"
 
 
 rule resolved_config:
@@ -121,11 +122,12 @@ rule report:
         main="results/tables/main.csv",
         cka="results/tables/cka.csv",
         timeline="results/tables/timeline.csv",
-        figures=expand("results/figures/{name}.svg", name=["errors", "curves", "cka", "timeline"]),
+        figures=expand("results/figures/{name}.svg", name=["errors", "hallucination", "curves", "cka", "timeline"]),
         hyps=expand("results/decode/{arm}/seed-{seed}/{testset}.jsonl", arm=REPORTED, seed=SEEDS[0], testset=TESTS),
         errors=expand("results/metrics/score/{arm}/seed-{seed}/{testset}.errors.txt", arm=REPORTED, seed=SEEDS[0], testset=TESTS),
         quality=[manifest(split).replace(".jsonl.gz", ".quality.json") for split in SPLITS],
         provenance=of_each_job("provenance.json"),
+        hallucinations="results/metrics/hallucination/examples.jsonl",
         config="results/config/resolved.yaml",
     output:
         "results/report/index.html",
@@ -135,4 +137,5 @@ rule report:
         "python -m entropy_asr.reporting.report --main {input.main} --cka {input.cka} --timeline {input.timeline}"
         " $(printf -- '--figures %s ' {input.figures}) $(printf -- '--hyps %s ' {input.hyps})"
         " $(printf -- '--quality %s ' {input.quality}) $(printf -- '--provenance %s ' {input.provenance})"
-        " $(printf -- '--errors %s ' {input.errors}) --config {input.config} --out {output} 2>&1 | tee {log}"
+        " $(printf -- '--errors %s ' {input.errors}) --hallucinations {input.hallucinations}"
+        " --config {input.config} --out {output} 2>&1 | tee {log}"

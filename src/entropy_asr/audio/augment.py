@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from lhotse import CutSet, Recording
+from lhotse import Recording
 from lhotse.cut import Cut
 
 from entropy_asr.config import Augment
@@ -76,7 +76,7 @@ class NoiseSource:
 
     CLIPS_A_KIND = 12
 
-    def __init__(self, load: Callable[[Cut], np.ndarray], speech: CutSet, folders: Sequence[str], rate: int) -> None:
+    def __init__(self, load: Callable[[Cut], np.ndarray], speech: Sequence[Cut], folders: Sequence[str], rate: int) -> None:
         """load: cut → (S,) samples; speech: training cuts, for babble; folders: of recorded noise; rate: Hz.
 
         Raises:
@@ -100,7 +100,7 @@ class NoiseSource:
             return self.load(recording.to_cut())
         return self.clips[int(rng.integers(len(self.clips)))]
 
-    def babble(self, speech: CutSet, rng: np.random.Generator, voices: int = 5, seconds: float = 6.0) -> np.ndarray:
+    def babble(self, speech: Sequence[Cut], rng: np.random.Generator, voices: int = 5, seconds: float = 6.0) -> np.ndarray:
         """Several training utterances at once, each from a random start."""
         length = int(seconds * self.rate)
         talk = [self.load(speech[int(rng.integers(len(speech)))]) for _ in range(voices)]

@@ -15,6 +15,7 @@ import typer
 from entropy_asr.errors import friendly_exit
 
 log = logging.getLogger(__name__)
+KEPT = ("condition", "corpus_kind", "audio")  # of a cut, for those who count by them
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -59,6 +60,7 @@ def main(
                     "hypothesis": tokenizer.decode(ids, skip_special_tokens=True).strip(),
                     "duration": round(cut.duration, 3),
                     "decode_seconds": round(seconds * cut.duration, 4),
+                    **{key: cut.supervisions[0].custom[key] for key in KEPT if key in cut.supervisions[0].custom},
                 }
             )
         log.info("decode %d/%d utterances  real-time factor %.3f", len(rows), len(everything), seconds)

@@ -1,10 +1,11 @@
 """The figures of a run, each drawn from one table and nothing else.
 
     python -m entropy_asr.reporting.figures --main results/tables/main.csv --curves results/tables/curves.csv \
-        --cka results/tables/cka.csv --timeline results/tables/timeline.csv --synthetic --out results/figures
+        --cka results/tables/cka.csv --timeline results/tables/timeline.csv --hallucination results/tables/hallucination.csv \
+        --synthetic --out results/figures
 
 ``curves`` the training loss of each stage; ``cka`` when pretraining handed its encoder over; ``timeline`` what ran
-beside what; ``errors`` the error rates. Each as SVG and PNG. The same tables give the same bytes.
+beside what; ``errors`` the error rates; ``hallucination`` how often something is made up. Each as SVG and PNG. The same tables give the same bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 Rows = Sequence[dict[str, str]]
 
 STYLE = Path(__file__).with_name("style.mplstyle")
-FIGURES = ("curves", "cka", "timeline", "errors")
+FIGURES = ("curves", "cka", "timeline", "errors", "hallucination")
 STAGES = {
     "lm": "Language model (text only)",
     "pretrain": "Encoder pretraining (CR-CTC)",
@@ -261,6 +262,33 @@ def _bars(ax: Axes, rows: Rows, everything: Rows) -> None:
         ax.legend(loc="upper right")
 
 
+def draw_hallucination(rows: Rows, speech: str) -> Figure:
+    """Rate of hallucinations by condition, a panel a test set, with the 95% interval; of several seeds all utterances together."""
+    import matplotlib.pyplot as plt
+
+    tests, arms = list(dict.fromkeys(row["test_set"] for row in rows)), arms_of(rows)
+    conditions = list(dict.fromkeys(row["condition"] for row in rows))
+    height = 0.9 + 0.16 * len(conditions) * len(arms) + 0.1 * len(conditions)
+    figure, grid = plt.subplots(1, len(tests), figsize=(9, height), sharey=True, squeeze=False)
+    for ax, test_set in zip(grid.flat, tests, strict=True):
+        for number, arm in enumerate(arms):
+            drawn = look(arm, rows)
+            for place, condition in enumerate(conditions):
+                same = [r for r in rows if (r["test_set"], r["arm"], r["condition"]) == (test_set, arm, condition)]
+                rate, low, high = (fmean(float(r[f"{name}_percent"]) for r in same) for name in ("rate", "low", "high"))
+                y = place + (number - (len(arms) - 1) / 2) * 0.8 / len(arms)
+                bar = {"color": drawn.color, "edgecolor": "white", "hatch": drawn.hatch}
+                ax.barh(y, rate, 0.74 / len(arms), label=arm if place == 0 else None, **bar)
+                ax.errorbar(rate, y, xerr=[[rate - low], [high - rate]], color="black", capsize=2, linewidth=0.8)
+        ax.set_yticks(range(len(conditions)), [name.replace("_", " ").replace("db", " dB") for name in conditions])
+        ax.set(title=test_set, xlabel=f"hallucinated transcripts, %\n{_speech_of(rows, speech)}", xlim=(0, 103))
+        ax.grid(axis="y", visible=False)
+    grid.flat[0].invert_yaxis()
+    if len(arms) > 1:
+        grid.flat[-1].legend(loc="upper right")
+    return figure
+
+
 def _speech_of(rows: Rows, otherwise: str) -> str:
     """What the test sets of these rows are: the table says it, and it wins over what training speech is."""
     kinds = sorted({row["corpus_kind"] for row in rows})
@@ -278,7 +306,7 @@ def _by(rows: Rows, *names: str) -> list[tuple[tuple[str, ...], list[dict[str, s
 
 
 def draw_all(tables: dict[str, Path], synthetic: bool, out: Path) -> None:
-    """All four figures. tables: main, curves, cka, timeline."""
+    """All figures. tables: main, curves, cka, timeline, hallucination."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -288,6 +316,7 @@ def draw_all(tables: dict[str, Path], synthetic: bool, out: Path) -> None:
         "cka": (draw_cka, "cka"),
         "timeline": (draw_timeline, "timeline"),
         "errors": (draw_errors, "main"),
+        "hallucination": (draw_hallucination, "hallucination"),
     }
     for name in FIGURES:
         draw, table = drawings[name]
@@ -305,11 +334,13 @@ def main(
     curves: Path = typer.Option(..., help="curves.csv"),
     cka: Path = typer.Option(..., help="cka.csv"),
     timeline: Path = typer.Option(..., help="timeline.csv"),
+    hallucination: Path = typer.Option(..., help="hallucination.csv"),
     synthetic: bool = typer.Option(False, help="the training speech was made by a machine"),
     out: Path = typer.Option(..., help="folder to write"),
 ) -> None:
     """Draw every figure."""
-    draw_all({"main": main, "curves": curves, "cka": cka, "timeline": timeline}, synthetic, out)
+    tables = {"main": main, "curves": curves, "cka": cka, "timeline": timeline, "hallucination": hallucination}
+    draw_all(tables, synthetic, out)
 
 
 if __name__ == "__main__":

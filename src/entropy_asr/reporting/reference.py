@@ -12,14 +12,17 @@ from entropy_asr.errors import InputError
 from entropy_asr.files import atomic_write, read_json
 
 FILES = [
-    *(f"tables/{name}.csv" for name in ("main", "cka", "timeline")),
-    *(f"figures/{name}.svg" for name in ("cka", "timeline", "curves", "errors")),
+    *(f"tables/{name}.csv" for name in ("main", "significance", "hallucination", "cka", "timeline")),
+    *(f"figures/{name}.svg" for name in ("cka", "timeline", "curves", "errors", "hallucination")),
 ]
 COLUMNS = {
     "arm": "arm",
     "test_set": "test set",
     "metric": "metric",
     "value_percent": "%",
+    "low_percent": "95% from",
+    "high_percent": "to",
+    "p_against_ours": "p against ours",
     "utterances": "utterances",
     "rtf": "real-time factor",
 }

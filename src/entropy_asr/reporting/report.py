@@ -1,7 +1,7 @@
 """The report of a run: one HTML file with everything in it, which any browser opens without a network.
 
     python -m entropy_asr.reporting.report --main results/tables/main.csv --cka results/tables/cka.csv \
-        --timeline results/tables/timeline.csv --figures results/figures/errors.svg … \
+        --timeline results/tables/timeline.csv --hallucinations results/metrics/hallucination/examples.jsonl --figures results/figures/errors.svg … \
         --hyps results/decode/…/english.jsonl … --quality results/manifests/…/en-test.quality.json … \
         --errors results/metrics/score/…/english.errors.txt … --provenance …/provenance.json … \
         --config results/config/resolved.yaml --out results/report/index.html
@@ -26,7 +26,7 @@ import typer
 
 from entropy_asr.errors import InputError, friendly_exit
 from entropy_asr.evaluation.score import METRICS, Scored, Unit, count, read_hypotheses
-from entropy_asr.files import atomic_write, read_json
+from entropy_asr.files import atomic_write, read_json, read_jsonl
 from entropy_asr.reporting.tables import ENCODER, overlap_minutes, parse_time, read_table
 
 Rows = Sequence[dict[str, str]]
@@ -40,6 +40,12 @@ FIGURES = {
         "Error rates",
         "Share of words (WER, English) or characters (CER, Mandarin) that are wrong; lower is better. The right panel "
         "is the pretrained encoder alone, in phonemes (PER): what the speech-LLM has to work with, not a rival of it.",
+    ),
+    "hallucination": (
+        "Hallucinations",
+        "Share of transcripts that are made up: much longer than what was said and with next to none of its words; without speech, "
+        "any transcript at all. Clean speech above, then noise by signal-to-noise ratio, pauses and cut-off speech, and below "
+        "audio in which nobody speaks. Bars with Wilson's 95% interval.",
     ),
     "curves": (
         "Training curves",
@@ -224,6 +230,19 @@ def figure(path: Path) -> dict[str, str]:
     return {"name": path.stem, "title": title, "caption": caption, "source": f"data:image/svg+xml;base64,{data}"}
 
 
+def playable(examples: Sequence[dict[str, Any]], each: int = 1) -> list[dict[str, Any]]:
+    """Some hallucinations of each test set and condition, with their audio as data, so that one can listen."""
+    chosen: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for example in examples:
+        chosen.setdefault((example["test_set"], example["condition"]), []).append(example)
+    shown = []
+    for group in chosen.values():
+        for example in group[:each]:
+            audio = base64.b64encode(Path(example["audio"]).read_bytes()).decode("ascii")
+            shown.append({**example, "source": f"data:audio/flac;base64,{audio}"})
+    return shown
+
+
 def _by(rows: Rows, *names: str) -> list[tuple[tuple[str, ...], list[dict[str, str]]]]:
     groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for row in rows:
@@ -239,6 +258,7 @@ def render(
     provenance: Sequence[Path],
     config: Path,
     errors: Sequence[Path],
+    hallucinations: Path,
     out: Path,
 ) -> str:
     """The page as text. tables: main, cka, timeline. Links are relative to ``out``, the file that it will be."""
@@ -253,6 +273,7 @@ def render(
         "Tables": list(tables.values()),
         "Figures": list(figures),
         "Hypotheses": list(hyps),
+        "Hallucinations, examples of each system and condition": [hallucinations],
         "Error reports, every utterance aligned": list(errors),
         "Data quality": list(quality),
         "Provenance of each job": list(provenance),
@@ -276,6 +297,7 @@ def render(
         threshold=next((row["threshold"] for row in cka), ""),
         overlaps=[overlap_sentence(timeline, seed) for seed in seeds],
         transcripts=transcripts(hyps),
+        hallucinations=playable(list(read_jsonl(hallucinations))),
         speech={row["test_set"]: f"{row['corpus_kind']} speech" for row in main},
         splits=splits,
         origin=origin(provenance, timeline),
@@ -304,11 +326,12 @@ def main(
     provenance: list[Path] = typer.Option(..., help="provenance.json of every training job; repeat"),
     config: Path = typer.Option(..., help="the whole config, defaults included, YAML"),
     errors: list[Path] = typer.Option([], help="error report to link to; repeat"),
+    hallucinations: Path = typer.Option(..., help="examples of hallucinations, JSONL"),
     out: Path = typer.Option(..., help="HTML file to write"),
 ) -> None:
     """Write the report."""
     tables = {"main": main, "cka": cka, "timeline": timeline}
-    atomic_write(out, render(tables, figures, hyps, quality, provenance, config, errors, out))
+    atomic_write(out, render(tables, figures, hyps, quality, provenance, config, errors, hallucinations, out))
 
 
 if __name__ == "__main__":
