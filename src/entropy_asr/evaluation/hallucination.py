@@ -33,6 +33,7 @@ LONGER, OVERLAP = 1.5, 0.2
 TOO_LONG, TOO_SHORT = 2.0, 0.5
 LONGEST_LOOP, LOOP_TIMES, SINGLE_TIMES = 10, 4, 6
 EXAMPLES = 3  # of each arm and condition
+SHOWN = ("id", "reference", "hypothesis", "corpus_kind", "audio")
 COLUMNS = (
     "arm",
     "seed",
@@ -152,10 +153,7 @@ def table(hypotheses: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[s
             owner = {"arm": found[1], "seed": int(found[2]), "test_set": found[3], "condition": condition}
             rows.append({**owner, **summarize(judged)})
             guilty = [row for row in judged if row["hallucination"]][:EXAMPLES]
-            examples += [
-                {**owner, **{key: row[key] for key in ("id", "reference", "hypothesis", "corpus_kind", "audio")}}
-                for row in guilty
-            ]
+            examples += [{**owner, **{key: row[key] for key in SHOWN}} for row in guilty]
     for test_set, decoded in seen.items():
         everything = set().union(*decoded.values())
         for (arm, seed), ids in decoded.items():

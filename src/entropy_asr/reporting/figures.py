@@ -4,8 +4,9 @@
         --cka results/tables/cka.csv --timeline results/tables/timeline.csv --hallucination results/tables/hallucination.csv \
         --synthetic --out results/figures
 
-``curves`` the training loss of each stage; ``cka`` when pretraining handed its encoder over; ``timeline`` what ran
-beside what; ``errors`` the error rates; ``hallucination`` how often something is made up. Each as SVG and PNG. The same tables give the same bytes.
+``curves`` the training loss of each stage; ``cka`` when pretraining handed its encoder over; ``timeline`` what ran beside
+what; ``errors`` the error rates; ``hallucination`` how often something is made up. Each as SVG and PNG. The same tables give
+the same bytes.
 """
 
 from __future__ import annotations
@@ -263,7 +264,7 @@ def _bars(ax: Axes, rows: Rows, everything: Rows) -> None:
 
 
 def draw_hallucination(rows: Rows, speech: str) -> Figure:
-    """Rate of hallucinations by condition, a panel a test set, with the 95% interval; of several seeds all utterances together."""
+    """Rate of hallucinations by condition, a panel a test set, with the 95% interval; of several seeds the means."""
     import matplotlib.pyplot as plt
 
     tests, arms = list(dict.fromkeys(row["test_set"] for row in rows)), arms_of(rows)

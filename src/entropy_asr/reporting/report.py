@@ -1,7 +1,8 @@
 """The report of a run: one HTML file with everything in it, which any browser opens without a network.
 
     python -m entropy_asr.reporting.report --main results/tables/main.csv --cka results/tables/cka.csv \
-        --timeline results/tables/timeline.csv --hallucinations results/metrics/hallucination/examples.jsonl --figures results/figures/errors.svg … \
+        --timeline results/tables/timeline.csv --figures results/figures/errors.svg … \
+        --hallucinations results/metrics/hallucination/examples.jsonl \
         --hyps results/decode/…/english.jsonl … --quality results/manifests/…/en-test.quality.json … \
         --errors results/metrics/score/…/english.errors.txt … --provenance …/provenance.json … \
         --config results/config/resolved.yaml --out results/report/index.html
@@ -43,8 +44,8 @@ FIGURES = {
     ),
     "hallucination": (
         "Hallucinations",
-        "Share of transcripts that are made up: much longer than what was said and with next to none of its words; without speech, "
-        "any transcript at all. Clean speech above, then noise by signal-to-noise ratio, pauses and cut-off speech, and below "
+        "Share of transcripts that are made up: much longer than what was said and with next to none of its words; where "
+        "nobody speaks, any transcript at all. Clean speech above, then noise by signal-to-noise ratio, pauses and cut-off speech, and below "
         "audio in which nobody speaks. Bars with Wilson's 95% interval.",
     ),
     "curves": (
