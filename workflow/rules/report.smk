@@ -39,6 +39,7 @@ rule table_main:
             seed=SEEDS,
             testset=TESTS,
         ),
+        peers=expand("results/metrics/score/peers/{peer}/{testset}.json", peer=CONFIG.peers, testset=TESTS),
         significance="results/tables/significance.csv",
         provenance=of_each_job("provenance.json"),
     output:
@@ -48,7 +49,7 @@ rule table_main:
     log:
         "results/logs/table_main.log",
     shell:
-        "python -m entropy_asr.reporting.tables main $(printf -- '--scores %s ' {input.scores})"
+        "python -m entropy_asr.reporting.tables main $(printf -- '--scores %s ' {input.scores} {input.peers})"
         " $(printf -- '--provenance %s ' {input.provenance}) --significance {input.significance} {params.synthetic} --out {output} 2>&1 | tee {log}"
 
 

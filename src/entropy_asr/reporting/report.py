@@ -45,8 +45,8 @@ FIGURES = {
     "hallucination": (
         "Hallucinations",
         "Share of transcripts that are made up: much longer than what was said and with next to none of its words; where "
-        "nobody speaks, any transcript at all. Clean speech above, then noise by signal-to-noise ratio, pauses and cut-off speech, and below "
-        "audio in which nobody speaks. Bars with Wilson's 95% interval.",
+        "nobody speaks, any transcript at all. Clean speech above, then noise by signal-to-noise ratio, pauses and cut-off "
+        "speech, and below audio in which nobody speaks. Bars with Wilson's 95% interval.",
     ),
     "curves": (
         "Training curves",
@@ -77,7 +77,7 @@ class Piece:
 
 
 def headline(rows: Rows) -> list[dict[str, Any]]:
-    """One entry a test set: its systems in percent, the best marked.
+    """One entry a test set: its systems in percent, the best of this run's marked, peers last.
 
     Of one seed with the 95% interval over utterances, of several as mean and standard deviation.
     """
@@ -99,17 +99,22 @@ def headline(rows: Rows) -> list[dict[str, Any]]:
                     **counts,
                     "reference_tokens": sum(int(row["reference_tokens"]) for row in same),
                     "rtf": fmean(rtfs) if rtfs else None,
-                    "audio_hours_encoder": fmean(float(row["audio_hours_encoder"]) for row in same),
-                    "audio_hours_llm_side": fmean(float(row["audio_hours_llm_side"]) for row in same),
-                    "llm_side_steps": fmean(float(row["llm_side_steps"]) for row in same),
+                    "audio_hours_encoder": _mean(same, "audio_hours_encoder"),
+                    "audio_hours_llm_side": _mean(same, "audio_hours_llm_side"),
+                    "llm_side_steps": _mean(same, "llm_side_steps"),
                     "parameters": sum(int(same[0][f"parameters_{part}"] or 0) for part in ("encoder", "adaptor", "llm")),
                 }
             )
-        best = min(system["percent"] for system in systems)
+        best = min((system["percent"] for system in systems if system["llm_side_steps"] is not None), default=None)
         systems = [{**system, "best": system["percent"] == best} for system in systems]
-        systems.sort(key=lambda system: (system["arm"] != "ours", system["arm"]))
+        systems.sort(key=lambda system: (system["llm_side_steps"] is None, system["arm"] != "ours", system["arm"]))
         groups.append({"test_set": test_set, "metric": metric, "speech": f"{group[0]['corpus_kind']} speech", "systems": systems})
     return groups
+
+
+def _mean(rows: Rows, column: str) -> float | None:
+    """Over seeds; None where a system was not trained here."""
+    return fmean(float(row[column]) for row in rows) if rows[0][column] else None
 
 
 def swaps(cka: Rows, timeline: Rows) -> list[dict[str, Any]]:
@@ -269,7 +274,7 @@ def render(
     main, cka, timeline = (read_table(tables[name]) for name in ("main", "cka", "timeline"))
     resolved = config.read_text(encoding="utf-8")
     splits = [{"name": path.name.removesuffix(".quality.json"), **read_json(path)} for path in quality]
-    seeds = sorted({int(row["seed"]) for row in main})
+    seeds = sorted({int(row["seed"]) for row in main if row["seed"]})
     artifacts = {
         "Tables": list(tables.values()),
         "Figures": list(figures),

@@ -76,6 +76,7 @@ CURVE_UNITS = {
 _ENCODER_PATH = re.compile(r"encoders/[^/]+/seed-(\d+)/part-(\d+)/[^/]+$")
 _SYSTEM_PATH = re.compile(r"systems/([^/]+)/seed-(\d+)/(align|joint_sft|ia_sft/iter-(\d+))/[^/]+$")
 _LM_PATH = re.compile(r"text/lm/[^/]+$")
+_PEER_PATH = re.compile(r"score/peers/([^/]+)/([^/]+)\.json$")
 _SCORE_PATH = re.compile(r"score/([^/]+)/seed-(\d+)/([^/]+)\.json$")
 
 
@@ -158,10 +159,7 @@ def main_rows(
     jobs = {Job.of(path): read_json(path) for path in provenance}
     rows = []
     for path in scores:
-        found = _SCORE_PATH.search(path.as_posix())
-        if found is None:
-            raise InputError(f"{path}: expected …/score/<system>/seed-<s>/<test set>.json")
-        arm, seed, test_set = found[1], int(found[2]), found[3]
+        arm, seed, test_set = _owner(path)
         score = read_json(path)
         row = {
             "arm": arm,
@@ -176,9 +174,20 @@ def main_rows(
             "kind": "measured",
         }
         same = ("substitutions", "deletions", "insertions", "reference_tokens", "utterances", "normalizer_version")
-        rows.append({**row, **{name: score[name] for name in same}, **_cost(jobs, arm, seed, path)})
+        cost = {} if seed is None else _cost(jobs, arm, seed, path)
+        rows.append({**row, **{name: score[name] for name in same}, **cost})
     order = {ENCODER: 1}
-    return sorted(rows, key=lambda row: (order.get(row["arm"], 0), row["test_set"], row["arm"], row["seed"]))
+    return sorted(rows, key=lambda row: (order.get(row["arm"], 0), row["test_set"], row["seed"] is None, row["arm"], row["seed"]))
+
+
+def _owner(score: Path) -> tuple[str, int | None, str]:
+    """System, seed and test set of a score; a peer was not trained here and has no seed."""
+    if found := _PEER_PATH.search(score.as_posix()):
+        return found[1], None, found[2]
+    found = _SCORE_PATH.search(score.as_posix())
+    if found is None:
+        raise InputError(f"{score}: expected …/score/<system>/seed-<s>/<test set>.json, or …/score/peers/<peer>/<test set>.json")
+    return found[1], int(found[2]), found[3]
 
 
 def _check_normalisers(versions: dict[Path, str | None]) -> None:

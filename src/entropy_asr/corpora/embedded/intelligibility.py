@@ -14,19 +14,18 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from entropy_asr.corpora.embedded.grammar import number_en, number_zh
+from entropy_asr.evaluation.whisper import Whisper
 from entropy_asr.files import read_jsonl
 
 LIMITS = {"en": 0.5, "zh": 0.4, "mixed": 0.5}
 # Whisper pads to 30 seconds; a window of 8 seconds gives nearly the same transcripts five times faster
 WINDOW_SECONDS, FULL_WINDOW_SECONDS = 8, 30
-SIMPLIFIED_PROMPT = "以下是普通话的句子。"
 DIGITS_ZH = "零一二三四五六七八九"
 MINUS = {" - ": [" minus ", " "]}
 SIGNS = {
@@ -106,49 +105,12 @@ def understood(language: str, rate: float) -> bool:
     return rate <= LIMITS[language]
 
 
-class Recogniser:
-    """whisper-base (CTranslate2, int8), greedy, one thread, on windows shorter than Whisper's own."""
-
-    def __init__(self, model: Path) -> None:
-        from faster_whisper import WhisperModel
-
-        self.whisper = WhisperModel(str(model), device="cpu", compute_type="int8", cpu_threads=1)
-
-    @cache  # noqa: B019 - one recogniser lives as long as its process
-    def prompt(self, language: str) -> tuple[int, ...]:
-        """Start tokens; Mandarin begins with a sentence that makes Whisper write simplified characters."""
-        tokenizer = self.tokenizer(language)
-        start = (*tokenizer.sot_sequence, tokenizer.no_timestamps)
-        if language == "en":
-            return start
-        return (tokenizer.sot_prev, *tokenizer.encode(SIMPLIFIED_PROMPT), *start)
-
-    @cache  # noqa: B019
-    def tokenizer(self, language: str):
-        """Whisper's tokenizer, set to transcribe one language."""
-        from faster_whisper.tokenizer import Tokenizer
-
-        return Tokenizer(self.whisper.hf_tokenizer, True, task="transcribe", language=language)
-
-    def __call__(self, audio: np.ndarray, language: str, window: int = WINDOW_SECONDS) -> str:
-        """Transcript of 16 kHz `audio`, padded to `window` seconds."""
-        import ctranslate2
-
-        seconds = max(window, int(len(audio) / 16_000) + 1)
-        padded = np.pad(audio, (0, seconds * 16_000 - len(audio)))
-        features = self.whisper.feature_extractor(padded, padding=0)[None, :, : seconds * 100]
-        view = ctranslate2.StorageView.from_array(np.ascontiguousarray(features, dtype=np.float32))
-        spoken = "en" if language == "en" else "zh"
-        encoded = self.whisper.model.encode(view, to_cpu=True)
-        result = self.whisper.model.generate(encoded, [list(self.prompt(spoken))], beam_size=1, max_length=120)
-        return self.tokenizer(spoken).decode(result[0].sequences_ids[0]).strip()
-
-
-def listen(recogniser: Recogniser, audio: np.ndarray, utterance: dict[str, Any]) -> dict[str, Any]:
+def listen(recogniser: Whisper, audio: np.ndarray, utterance: dict[str, Any]) -> dict[str, Any]:
     """What was heard and its error rate; what was not understood is heard again in Whisper's own 30 second window."""
     heard = []
     for window in (WINDOW_SECONDS, FULL_WINDOW_SECONDS):
-        transcript = recogniser(audio, utterance["language"], window)
+        spoken = "en" if utterance["language"] == "en" else "zh"
+        transcript = recogniser(audio, spoken, window)
         rate = error_rate(utterance["text"], transcript, utterance["language"])
         heard.append((rate, transcript))
         if understood(utterance["language"], rate):
@@ -163,7 +125,7 @@ def check(plan: Path, opus: Path, assets: Path, output: Path) -> None:
 
     done = {record["id"] for record in read_jsonl(output)} if output.exists() else set()
     waiting = [u for u in read_jsonl(plan) if u["id"] not in done and (opus / f"{u['id']}.opus").exists()]
-    recogniser = Recogniser(assets / "whisper-base")
+    recogniser = Whisper(assets / "whisper-base")
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("a", encoding="utf-8") as handle:
         for number, utterance in enumerate(waiting, 1):
