@@ -316,6 +316,10 @@ class Config(Section):
     engine: Engine = Field(default_factory=Engine)
     decode: Decode = Field(default_factory=Decode)
     hallucination: Hallucination = Field(default_factory=Hallucination)
+    published: str | None = Field(
+        None,
+        description="CSV of published results, for rows `published` of the main table: system, test_set, split, metric, source",
+    )
     peers: dict[str, Peer] = Field(default_factory=dict, description="other systems to measure, by the name of their row")
     resources: Resources = Field(default_factory=Resources)
 

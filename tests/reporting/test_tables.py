@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from repository import REPO
 from typer.testing import CliRunner
 
 from entropy_asr.errors import InputError
@@ -13,6 +14,7 @@ from entropy_asr.reporting.tables import (
     curve_rows,
     main_rows,
     overlap_minutes,
+    published_rows,
     read_table,
     timeline_rows,
 )
@@ -70,6 +72,12 @@ def test_a_peer_has_a_score_and_no_training(run: Path) -> None:
     (row,) = [row for row in rows if row["arm"] == "whisper-base"]
     assert (row["seed"], row["value_percent"], row["kind"]) == (None, 10.0, "measured")
     assert "llm_side_steps" not in row
+
+
+def test_published_figures_are_marked_and_sourced() -> None:
+    rows = published_rows(REPO / "data/published.csv")
+    assert len(rows) > 200 and {row["kind"] for row in rows} == {"published"}
+    assert all(row["source"].startswith("arXiv ") and 0 <= float(row["value_percent"]) < 100 for row in rows)
 
 
 def test_scores_of_another_normaliser_are_refused(run: Path) -> None:

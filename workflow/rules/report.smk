@@ -41,16 +41,18 @@ rule table_main:
         ),
         peers=expand("results/metrics/score/peers/{peer}/{testset}.json", peer=CONFIG.peers, testset=TESTS),
         significance="results/tables/significance.csv",
+        published=in_repo(CONFIG.published) if CONFIG.published else [],
         provenance=of_each_job("provenance.json"),
     output:
         "results/tables/main.csv",
     params:
+        published=f"--published {in_repo(CONFIG.published)}" if CONFIG.published else "",
         synthetic=" ".join(f"--synthetic {name}" for name in TESTS if is_synthetic(CONFIG.data.test[name].split)),
     log:
         "results/logs/table_main.log",
     shell:
         "python -m entropy_asr.reporting.tables main $(printf -- '--scores %s ' {input.scores} {input.peers})"
-        " $(printf -- '--provenance %s ' {input.provenance}) --significance {input.significance} {params.synthetic} --out {output} 2>&1 | tee {log}"
+        " $(printf -- '--provenance %s ' {input.provenance}) --significance {input.significance} {params.synthetic} {params.published} --out {output} 2>&1 | tee {log}"
 
 
 rule table_timeline:

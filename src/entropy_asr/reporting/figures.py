@@ -220,6 +220,7 @@ def draw_errors(rows: Rows, speech: str) -> Figure:
     """
     import matplotlib.pyplot as plt
 
+    rows = [row for row in rows if row["kind"] == "measured"]
     systems, encoder = [r for r in rows if r["arm"] != ENCODER], [r for r in rows if r["arm"] == ENCODER]
     shown = [part for part in (systems, encoder) if part]
     sizes = [len({(row["arm"], row["test_set"]) for row in part}) + 1 for part in shown]

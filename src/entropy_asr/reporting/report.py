@@ -271,7 +271,8 @@ def render(
     import yaml
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    main, cka, timeline = (read_table(tables[name]) for name in ("main", "cka", "timeline"))
+    everything, cka, timeline = (read_table(tables[name]) for name in ("main", "cka", "timeline"))
+    main = [row for row in everything if row["kind"] == "measured"]
     resolved = config.read_text(encoding="utf-8")
     splits = [{"name": path.name.removesuffix(".quality.json"), **read_json(path)} for path in quality]
     seeds = sorted({int(row["seed"]) for row in main if row["seed"]})
@@ -296,6 +297,7 @@ def render(
         name=yaml.safe_load(resolved).get("name", "run"),
         seeds=seeds,
         systems=headline([row for row in main if row["arm"] != ENCODER]),
+        published=[row for row in everything if row["kind"] == "published"],
         encoder=headline([row for row in main if row["arm"] == ENCODER]),
         training_speech=" and ".join(f"{kind} speech" for kind in sorted({split["corpus_kind"] for split in splits})),
         figures=[figure(path) for path in figures],

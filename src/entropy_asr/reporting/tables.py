@@ -54,6 +54,7 @@ MAIN_COLUMNS = (
     "corpus_kind",
     "kind",
     "normalizer_version",
+    "source",
 )
 JOB_COLUMNS = ("job", "arm", "seed", "stage", "index")
 TIMELINE_COLUMNS = (
@@ -178,6 +179,20 @@ def main_rows(
         rows.append({**row, **{name: score[name] for name in same}, **cost})
     order = {ENCODER: 1}
     return sorted(rows, key=lambda row: (order.get(row["arm"], 0), row["test_set"], row["seed"] is None, row["arm"], row["seed"]))
+
+
+def published_rows(path: Path) -> list[dict[str, Any]]:
+    """Others' figures as their papers print them: not measured here, often on other audio, with another normaliser."""
+    return [
+        {
+            "arm": row["system"],
+            "test_set": " ".join(filter(None, (row["test_set"], row["split"]))),
+            **{name: row[name] for name in ("language", "metric", "value_percent")},
+            "kind": "published",
+            "source": "; ".join(filter(None, (row["source"], row["note"]))),
+        }
+        for row in read_table(path)
+    ]
 
 
 def _owner(score: Path) -> tuple[str, int | None, str]:
@@ -310,10 +325,12 @@ def main(
     provenance: list[Path] = typer.Option(..., help="provenance.json of every training job; repeat"),
     significance: Path = typer.Option(..., help="significance.csv"),
     synthetic: list[str] = typer.Option([], help="test set whose speech was made by a machine; repeat"),
+    published: Path | None = typer.Option(None, help="CSV of published results"),
     out: Path = typer.Option(..., help="CSV to write"),
 ) -> None:
-    """Error rates with their uncertainty and what each system cost."""
-    write_table(out, main_rows(scores, provenance, synthetic, read_table(significance)), MAIN_COLUMNS)
+    """Error rates with their uncertainty and what each system cost; published ones last."""
+    rows = main_rows(scores, provenance, synthetic, read_table(significance))
+    write_table(out, rows + (published_rows(published) if published else []), MAIN_COLUMNS)
 
 
 @app.command()
