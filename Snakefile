@@ -17,6 +17,7 @@ include: "workflow/rules/corpus.smk"
 include: "workflow/rules/encoder.smk"
 include: "workflow/rules/system.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/analyse.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -24,4 +25,5 @@ rule all:
     default_target: True
     input:
         "results/tables/main.csv",
+        "results/tables/entropy.csv",
         "results/report/index.html",

@@ -281,6 +281,34 @@ class Hallucination(Section):
     )
     truncated_to: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="share of the utterance that is left")
     pause_seconds: PositiveFloat = Field(3.0, description="near silence put into the middle of the utterance, seconds")
+class Metrics(Section):
+    """Entropy-allocation metrics (method, section 5; docs/metrics.md)."""
+
+    fit_utterances: PositiveInt = Field(
+        2000, description="training utterances that probes are fitted on, by the hash of their ids"
+    )
+    held_out_utterances: PositiveInt = Field(1000, description="development utterances that end the fitting")
+    test_utterances: PositiveInt = Field(2000, description="test utterances that are scored, of all test sets together")
+    min_alignment_score: float = Field(
+        -1.5, description="an utterance whose best path scores less is dropped, nats a frame; -inf is no valid number, take -1000"
+    )
+    layers: list[int] = Field(
+        [-1],
+        min_length=1,
+        description="layers that are probed; 0: what enters the first block, -1: the output. NSE and CKA: always all",
+    )
+    frames: PositiveInt = Field(
+        40_000, description="speech frames that probes are fitted on, ended by and scored on, each at most"
+    )
+    units: PositiveInt = Field(20_000, description="characters and words, or text tokens: the same")
+    probe_seeds: PositiveInt = Field(3, description="probes a number")
+    max_epochs: PositiveInt = Field(40, description="passes over the probe's samples at most")
+    mlp_hidden: PositiveInt = Field(128, description="width of the probe that checks the linear one")
+    groups: Annotated[int, Field(ge=2)] = Field(20, description="groups of utterances for the jackknife of NSE")
+    resamples: PositiveInt = Field(1000, description="bootstrap resamples of utterances")
+    drift_utterances: PositiveInt = Field(100, description="test utterances whose frames are kept for CKA between checkpoints")
+    silence: bool = Field(False, description="count silent frames, too, in NSE and CKA")
+    max_duration: PositiveFloat = Field(120.0, description="audio of one batch, seconds")
 
 
 class Resources(Section):
@@ -321,6 +349,7 @@ class Config(Section):
         description="CSV of published results, for rows `published` of the main table: system, test_set, split, metric, source",
     )
     peers: dict[str, Peer] = Field(default_factory=dict, description="other systems to measure, by the name of their row")
+    metrics: Metrics = Field(default_factory=Metrics)
     resources: Resources = Field(default_factory=Resources)
 
     @model_validator(mode="after")
@@ -361,6 +390,7 @@ STAGE_SECTIONS: dict[str, list[str]] = {
     "joint_sft": ["features", "augment", "prompt", "ia_sft", "joint_sft", "engine"],
     "decode": ["features", "prompt", "decode"],
     "conditions": ["features", "hallucination"],
+    "metrics": ["features", "metrics"],
 }
 
 

@@ -2,10 +2,10 @@
 
     EER = (H0 - H1) / H0,   LER = (H1 - H2) / H0,   AR = EER / (EER + LER)
 
-All three in nats, on the same text tokens: H0 the LLM's own prior without audio, H1 a shallow probe on the encoder, H2 the trained
-system.  The probe of H1 corrects the LLM's prior by a linear function of the encoder's frames (`log p_LLM + W e`, no bias, e
-centred) [O]: a probe that had to find the text without its context would be compared with a prior that has it, and EER would be
-negative for no fault of the encoder's.  With W = 0 it is the prior: H0 and H1 are of one family.
+All three in nats, on the same text tokens: H0 the LLM's own prior without audio, H1 a shallow probe on the encoder, H2 the
+trained system.  The probe of H1 corrects the LLM's prior by a linear function of the encoder's frames (`log p_LLM + W e`, no
+bias, e centred) [O]: a probe that had to find the text without its context would be compared with a prior that has it, and
+EER would be negative for no fault of the encoder's.  With W = 0 it is the prior: H0 and H1 are of one family.
 """
 
 from dataclasses import dataclass

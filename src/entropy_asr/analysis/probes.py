@@ -27,6 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from entropy_asr.errors import InputError
+
 Family = Literal["linear", "mlp"]
 
 BATCH = 512
@@ -189,11 +191,11 @@ def probe_scores(train: Samples, held_out: Samples, test: Samples, options: Prob
         with_bias: False where `prior` is already a distribution (a language model's): then masked is that prior's own.
 
     Raises:
-        ValueError: a set is empty.
+        InputError: a set is empty.
     """
     for name, samples in (("fitting", train), ("held-out", held_out), ("test", test)):
         if len(samples) == 0:
-            raise ValueError(f"no {name} sample is left for the probe")
+            raise InputError(f"no {name} sample is left for the probe; take more utterances (section metrics)")
     labels = train.prior.size(1)
     bias = (torch.bincount(train.labels, minlength=labels).float() + 0.5).log() if with_bias else None
     bias = None if bias is None else bias - bias.logsumexp(0)
@@ -295,31 +297,31 @@ class HashSample:
         self.keys = np.zeros(0)
         self.inputs: list[np.ndarray] = []
         self.facts: list[tuple[Hashable, ...]] = []
-        self.utterances: list[int] = []
+        self.utterances = np.zeros(0, dtype=np.int64)
 
     def update(self, utterance: str, inputs: Tensor, facts: Sequence[tuple[Hashable, ...]]) -> None:
         """All vectors of one utterance, (L, d), and what is known of each (its label first)."""
         digest = hashlib.sha256(utterance.encode()).digest()
         keys = np.random.default_rng(int.from_bytes(digest[:8], "big")).random(len(inputs))
         self.keys = np.concatenate([self.keys, keys])
-        self.inputs += list(inputs.float().numpy().copy())
+        self.inputs.append(inputs.float().numpy())
         self.facts += facts
-        self.utterances += [int.from_bytes(digest[:7], "big")] * len(inputs)
+        number = int.from_bytes(digest[:7], "big")
+        self.utterances = np.concatenate([self.utterances, np.full(len(inputs), number)])
         if len(self.keys) > 2 * self.size:
             self._prune()
 
     def _prune(self) -> None:
         order = np.argsort(self.keys, kind="stable")[: self.size]
-        self.keys = self.keys[order]
-        self.inputs = [self.inputs[i] for i in order]
+        self.keys, self.utterances = self.keys[order], self.utterances[order]
+        self.inputs = [np.concatenate(self.inputs)[order]] if self.inputs else []  # a copy: no batch is kept alive
         self.facts = [self.facts[i] for i in order]
-        self.utterances = [self.utterances[i] for i in order]
 
     def arrays(self) -> tuple[Tensor, list[tuple[Hashable, ...]], Tensor]:
         """inputs (N, d), facts, utterances (N,), in the order of the random numbers."""
         self._prune()
-        inputs = torch.from_numpy(np.stack(self.inputs)) if self.inputs else torch.zeros(0, 1)
-        return inputs, self.facts, torch.tensor(self.utterances, dtype=torch.int64)
+        inputs = torch.from_numpy(self.inputs[0]) if self.inputs else torch.zeros(0, 1)
+        return inputs, self.facts, torch.from_numpy(self.utterances)
 
 
 def phoneme_samples(sample: HashSample, inventory: Sequence[Hashable]) -> Samples:

@@ -75,12 +75,25 @@ class SpeechLLM(nn.Module):
         Returns:
             loss: nats summed over all transcript tokens; tokens: how many there are.
         """
+        logits, labels = self.answer_logits(self.speech_embeddings(features, feature_lens), transcripts)
+        return F.cross_entropy(logits, labels, reduction="sum"), torch.tensor(labels.numel(), device=logits.device)
+
+    def answer_logits(self, speech: Sequence[Tensor], transcripts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """What is predicted where a transcript token or an end token comes next.
+
+        Args:
+            speech: one (L_i, llm_width) an utterance; L_i = 0 asks the LLM without audio.
+            transcripts: token ids of each utterance, without the end token.
+
+        Returns:
+            logits: (tokens, V) float32; labels: (tokens,), utterance after utterance, each with its end token.
+        """
         # One look-up for all texts: the backward pass of each would fill a gradient of the whole table, 151k rows for Qwen.
         texts = [self.prompt.before, self.prompt.after, *transcripts]
         before, after, *embedded = self._embed([i for ids in texts for i in ids]).split([len(ids) for ids in texts])
         rows, answer_starts, targets = [], [], []
-        for speech, text, ids in zip(self.speech_embeddings(features, feature_lens), embedded, transcripts, strict=True):
-            rows.append(torch.cat([before, speech.to(before.dtype), after, text]))
+        for heard, text, ids in zip(speech, embedded, transcripts, strict=True):
+            rows.append(torch.cat([before, heard.to(before.dtype), after, text]))
             answer_starts.append(rows[-1].size(0) - len(ids) - 1)  # the last prompt position predicts the first token
             targets.append([*ids, self.prompt.end])
         lens = [row.size(0) for row in rows]
@@ -90,8 +103,7 @@ class SpeechLLM(nn.Module):
         hidden = self.llm.get_decoder()(inputs_embeds=inputs, position_ids=positions, use_cache=False).last_hidden_state
         answers = torch.cat([row[start:] for row, start in zip(hidden[0].split(lens), answer_starts, strict=True)])
         logits = self.llm.get_output_embeddings()(answers).float()  # (tokens, V)
-        labels = torch.tensor([i for row in targets for i in row], device=logits.device)
-        return F.cross_entropy(logits, labels, reduction="sum"), torch.tensor(labels.numel(), device=logits.device)
+        return logits, torch.tensor([i for row in targets for i in row], device=logits.device)
 
     @torch.inference_mode()
     def generate(

@@ -1,0 +1,348 @@
+"""The entropy-allocation metrics of a run as one tidy table, and the figures that are drawn from it.
+
+    python -m entropy_asr.reporting.entropy table --encoders results/metrics/encoder/phoneme/seed-1/part-0.json … \
+        --systems results/metrics/system/ours/seed-1.json … --drift results/metrics/drift/seed-1.json … \
+        --out results/tables/entropy.csv --spectrum results/tables/spectrum.csv
+    python -m entropy_asr.reporting.entropy figures --entropy …/entropy.csv --spectrum …/spectrum.csv --out results/figures
+
+A row is one metric of one checkpoint.  `arm` is `encoder` for the pretraining parts, which the arms of a seed share; `layer` 0
+is what enters the first block; `compared_with` is the later checkpoint of a CKA.  `low` and `high` are 95% intervals over
+utterances, and empty where there is none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from entropy_asr.errors import InputError, friendly_exit
+from entropy_asr.files import read_json
+from entropy_asr.reporting.figures import _by, arms_of, look, save
+from entropy_asr.reporting.tables import ENCODER, read_table, write_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Rows = Sequence[dict[str, str]]
+
+COLUMNS = (
+    "arm", "seed", "stage", "part", "layer", "metric", "language", "probe", "compared_with", "unit", "value", "low", "high",
+    "seed_std", "n", "n_unit", "corpus_kind",
+)  # fmt: skip
+SPECTRUM_COLUMNS = ("arm", "seed", "stage", "part", "layer", "rank", "variance_share", "cumulative_share", "corpus_kind")
+FIGURES = ("shift", "drift", "spectrum", "allocation")
+NO_VARIANCE = 1e-9  # share of the total: rounding
+
+_ENCODER_PATH = re.compile(r"encoder/([^/]+)/seed-(\d+)/(part-(\d+)|joint_sft)\.json$")
+_SEED_PATH = re.compile(r"(?:system/([^/]+)|drift)/seed-(\d+)\.json$")
+
+
+def _checkpoint(owner: str, name: str) -> dict[str, Any]:
+    """arm, stage and part of a checkpoint as `<owner>/<part-i or joint_sft>` names it."""
+    if name == "joint_sft":
+        return {"arm": owner, "stage": "joint_sft", "part": None}
+    return {"arm": ENCODER, "stage": "pretrain", "part": int(name.removeprefix("part-"))}
+
+
+def encoder_rows(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of one encoder's NSE, PAI and CSAI; and of the spectrum of its output."""
+    found = _ENCODER_PATH.search(path.as_posix())
+    if found is None:
+        raise InputError(f"{path}: expected …/encoder/<objective or arm>/seed-<s>/<part-i or joint_sft>.json")
+    facts = read_json(path)
+    who = {**_checkpoint(found[1], found[3]), "seed": int(found[2]), "corpus_kind": facts["corpus_kind"]}
+    rows = []
+    for item in facts["nse"]:
+        same = {**who, "layer": item["layer"], "language": "all", "unit": "ratio", "n": item["frames"], "n_unit": "frames"}
+        rows.append({**same, "metric": "nse", "value": item["value"], "low": item["low"], "high": item["high"]})
+        rows.append({**same, "metric": "nse_bias", "value": item["bias"]})
+    for metric, unit in (("pai", "frame"), ("csai", "unit")):
+        for item in facts[metric]:
+            same = {**who, "layer": item["layer"], "language": item["language"], "probe": item["family"]}
+            same |= {"n": item["samples"], "n_unit": f"{unit}s"}
+            interval = {name: item[name] for name in ("value", "low", "high", "seed_std")}
+            rows.append({**same, "metric": metric, "unit": "ratio", **interval})
+            rows.append({**same, "metric": f"{metric}_control", "unit": "ratio", "value": item["control"]})
+            rows.append({**same, "metric": f"{metric}_nats", "unit": f"nats/{unit}", "value": item["nats"]})
+            rows.append({**same, "metric": f"{metric}_entropy", "unit": f"nats/{unit}", "value": item["entropy"]})
+    output = facts["nse"][-1]
+    total, spectrum = 0.0, []
+    for rank, share in enumerate(output["spectrum"], 1):
+        total += share
+        spectrum.append({**who, "layer": output["layer"], "rank": rank, "variance_share": share, "cumulative_share": total})
+    return rows, spectrum
+
+
+def _seed_of(path: Path) -> tuple[str | None, int]:
+    found = _SEED_PATH.search(path.as_posix())
+    if found is None:
+        raise InputError(f"{path}: expected …/system/<arm>/seed-<s>.json or …/drift/seed-<s>.json")
+    return found[1], int(found[2])
+
+
+def system_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of one system's EER, LER and AR, and of the entropies behind them."""
+    arm, seed = _seed_of(path)
+    facts = read_json(path)
+    rows = []
+    for language, item in facts["allocation"].items():
+        same = {"arm": arm, "seed": seed, "stage": "joint_sft", "language": language, "probe": "linear"}
+        same |= {"n": item["tokens"], "n_unit": "tokens", "corpus_kind": facts["corpus_kind"]}
+        for name in ("eer", "ler", "ar"):
+            low, high = item[f"{name}_interval"] or (None, None)
+            rows.append({**same, "metric": name, "unit": "ratio", "value": item[name], "low": low, "high": high})
+        rows.append({**same, "metric": "eer_control", "unit": "ratio", "value": item["control_eer"]})
+        for metric, name in (("h0", "prior"), ("h1", "probe"), ("h2", "system")):
+            rows.append({**same, "metric": metric, "unit": "nats/token", "value": item[name]})
+    return rows
+
+
+def drift_rows(path: Path, corpus_kind: str) -> list[dict[str, Any]]:
+    """Rows of CKA between two checkpoints."""
+    _, seed = _seed_of(path)
+    rows = []
+    for item in read_json(path):
+        row = {**_checkpoint(*item["first"].split("/")), "seed": seed, "layer": item["layer"], "metric": "cka", "unit": "ratio"}
+        row |= {"compared_with": item["second"], "value": item["cka"], "n": item["frames"], "n_unit": "frames"}
+        rows.append({**row, "language": "all", "corpus_kind": corpus_kind})
+    return rows
+
+
+def _chosen(rows: Rows, **cells: str) -> list[dict[str, str]]:
+    return [row for row in rows if all(row[name] == cell for name, cell in cells.items())]
+
+
+def before_and_after(rows: Rows, metric: str, seed: str) -> tuple[dict[str, str] | None, dict[str, dict[str, str]]]:
+    """The row of the last pretraining part, and of each arm after joint SFT: the output layer, all languages, linear probe."""
+    rows = [
+        row for row in _chosen(rows, metric=metric, seed=seed, language="all") if row["probe"] in ("", "linear") and row["value"]
+    ]
+    if not rows:
+        return None, {}
+    last = max(int(row["layer"]) for row in rows)
+    rows = _chosen(rows, layer=str(last))
+    pretraining = sorted(_chosen(rows, stage="pretrain"), key=lambda row: int(row["part"]))
+    return (pretraining[-1] if pretraining else None), {row["arm"]: row for row in _chosen(rows, stage="joint_sft")}
+
+
+def _error_bar(row: dict[str, str]) -> list[list[float]] | None:
+    if not row["low"]:
+        return None
+    value = float(row["value"])
+    return [[max(0.0, value - float(row["low"]))], [max(0.0, float(row["high"]) - value)]]
+
+
+def draw_shift(rows: Rows) -> Figure:
+    """NSE, PAI and CSAI of the encoder's output through pretraining and, arm by arm, after joint SFT."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3.4))
+    arms = arms_of(rows)
+    for ax, metric in zip(axes, ("nse", "pai", "csai"), strict=True):
+        parts = 0
+        for seed in dict.fromkeys(row["seed"] for row in rows):
+            chosen = [
+                r
+                for r in _chosen(rows, metric=metric, seed=seed, language="all", stage="pretrain")
+                if r["probe"] in ("", "linear")
+            ]
+            chosen = [row for row in chosen if row["value"]]
+            last = max((int(row["layer"]) for row in chosen), default=0)
+            line = sorted(_chosen(chosen, layer=str(last)), key=lambda row: int(row["part"]))
+            parts = max(parts, len(line))
+            drawn = look(ENCODER, rows)
+            places, values = [int(row["part"]) for row in line], [float(row["value"]) for row in line]
+            ax.plot(
+                places,
+                values,
+                drawn.dash,
+                color=drawn.color,
+                marker="o",
+                label="pretraining" if seed == rows[0]["seed"] else None,
+            )
+            for row in line:
+                ax.errorbar(int(row["part"]), float(row["value"]), _error_bar(row), color=drawn.color, capsize=2, linewidth=0.9)
+            before, after = before_and_after(rows, metric, seed)
+            for number, arm in enumerate(arms):
+                if before is None or arm not in after:
+                    continue
+                drawn, row = look(arm, rows), after[arm]
+                x = len(line) + 0.3 * number
+                ax.plot(
+                    [len(line) - 1, x],
+                    [float(before["value"]), float(row["value"])],
+                    drawn.dash,
+                    color=drawn.color,
+                    linewidth=1.0,
+                )
+                ax.errorbar(x, float(row["value"]), _error_bar(row), color=drawn.color, capsize=2, linewidth=0.9)
+                marker = "sD^vP*X"[number % 7]
+                ax.plot([x], [float(row["value"])], marker, color=drawn.color, label=arm if seed == rows[0]["seed"] else None)
+        ticks = [*range(parts), parts + 0.15 * (len(arms) - 1)]
+        ax.set_xticks(ticks, [*(f"part {part}" for part in range(parts)), "after\njoint SFT"])
+        ax.set(title=metric.upper(), ylabel=f"{metric.upper()}, share of 1")
+        ax.grid(axis="x", visible=False)
+    axes[1].set_xlabel(_speech(rows))
+    axes[0].legend(loc="best")
+    return figure
+
+
+def draw_drift(rows: Rows) -> Figure:
+    """CKA between the outputs of all checkpoints of the first seed; and of each layer, before against after joint SFT."""
+    import matplotlib.pyplot as plt
+
+    seed = rows[0]["seed"]
+    cka = _chosen(rows, metric="cka", seed=seed)
+    last = str(max((int(row["layer"]) for row in cka), default=0))
+    names = list(dict.fromkeys(name for row in _chosen(cka, layer=last) for name in (_name(row), _later(row))))
+    figure, (ax, lines) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=[1.1, 1])
+    grid = [[1.0 if a == b else float("nan") for b in names] for a in names]
+    for row in _chosen(cka, layer=last):
+        i, j = names.index(_name(row)), names.index(_later(row))
+        grid[i][j] = grid[j][i] = float(row["value"])
+    ax.imshow(grid, cmap="Greys_r", vmin=min((v for line in grid for v in line if v == v), default=0.0) - 0.1, vmax=1.0)
+    for i, line in enumerate(grid):
+        for j, value in enumerate(line):
+            ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color="black" if value > 0.8 else "white")
+    ax.set_xticks(range(len(names)), names, rotation=40, ha="right")
+    ax.set_yticks(range(len(names)), names)
+    ax.grid(visible=False)
+    ax.set_title(f"CKA between outputs, seed {seed}")
+    final = max((int(row["part"]) for row in cka if row["part"]), default=0)
+    for arm in arms_of(rows):
+        chosen = [row for row in _chosen(cka, stage="pretrain", part=str(final)) if row["compared_with"] == f"{arm}/joint_sft"]
+        drawn = look(arm, rows)
+        layers, values = [int(row["layer"]) for row in chosen], [float(row["value"]) for row in chosen]
+        lines.plot(layers, values, drawn.dash, color=drawn.color, marker="o", label=arm)
+    lines.set(
+        title="Last part against joint SFT, by layer",
+        xlabel=f"layer (0: before the first block)\n{_speech(rows)}",
+        ylabel="linear CKA",
+    )
+    lines.set_xticks(sorted({int(row["layer"]) for row in cka}))
+    lines.legend(loc="best")
+    return figure
+
+
+def _name(row: dict[str, str]) -> str:
+    return f"part {row['part']}" if row["stage"] == "pretrain" else row["arm"]
+
+
+def _later(row: dict[str, str]) -> str:
+    owner, name = row["compared_with"].split("/")
+    return owner if name == "joint_sft" else name.replace("-", " ")
+
+
+def draw_spectrum(rows: Rows) -> Figure:
+    """Eigenvalues of the output's covariance, largest first, and the variance that the first directions hold."""
+    import matplotlib.pyplot as plt
+
+    figure, (decay, total) = plt.subplots(1, 2, figsize=(10, 3.4))
+    final = max((int(row["part"]) for row in rows if row["part"]), default=0)
+    chosen = [row for row in rows if row["seed"] == rows[0]["seed"] and row["part"] in ("", "0", str(final))]
+    for (arm, part), line in _by(chosen, "arm", "part"):
+        drawn = look(arm, rows)
+        label = f"part {part}" if arm == ENCODER else f"{arm}, after joint SFT"
+        dash = ":" if arm == ENCODER and part == "0" and final else drawn.dash
+        ranks = [int(row["rank"]) for row in line]
+        # A direction without variance (LayerNorm makes one) has no place on a logarithmic axis.
+        shares = [share if share > NO_VARIANCE else float("nan") for share in (float(row["variance_share"]) for row in line)]
+        decay.plot(ranks, shares, dash, color=drawn.color, label=label)
+        total.plot(ranks, [float(row["cumulative_share"]) for row in line], dash, color=drawn.color)
+    decay.set(
+        yscale="log", xscale="log", title="Eigenvalue decay", xlabel=f"rank\n{_speech(rows)}", ylabel="share of the variance"
+    )
+    total.set(xscale="log", title="Cumulated", xlabel="rank", ylabel="share of the variance")
+    decay.legend(loc="lower left")
+    return figure
+
+
+def draw_allocation(rows: Rows) -> Figure:
+    """What each arm starts from, what its encoder leaves, what its system leaves, nats a token; and EER and LER."""
+    import matplotlib.pyplot as plt
+
+    figure, (nats, shares) = plt.subplots(1, 2, figsize=(10, 3.4))
+    chosen = _chosen(rows, language="all")
+    arms = [arm for arm in arms_of(rows) if _chosen(chosen, arm=arm, metric="h0")]
+    for ax, metrics, labels in (
+        (nats, ("h0", "h1", "h2"), ("H0: LLM alone", "H1: + encoder probe", "H2: system")),
+        (shares, ("eer", "ler"), ("EER: encoder", "LER: LLM")),
+    ):
+        width = 0.8 / max(1, len(arms))
+        for number, arm in enumerate(arms):
+            drawn = look(arm, rows)
+            for place, metric in enumerate(metrics):
+                same = _chosen(chosen, arm=arm, metric=metric)
+                x, value = place + (number - (len(arms) - 1) / 2) * width, fmean(float(row["value"]) for row in same)
+                bar = {"color": drawn.color, "edgecolor": "white", "hatch": drawn.hatch}
+                ax.bar(x, value, width * 0.92, label=arm if place == 0 else None, **bar)
+                if len(same) == 1 and same[0]["low"]:
+                    ax.errorbar(x, value, _error_bar(same[0]), color="black", capsize=2, linewidth=0.9)
+                if len(same) > 1:
+                    dots = [float(row["value"]) for row in same]
+                    ax.plot([x] * len(dots), dots, "o", color="white", markeredgecolor="black", linestyle="none")
+                bounds = [float(row[name]) for row in same for name in ("value", "low", "high") if row[name]]
+                end, up = (max(bounds), 3) if value >= 0 else (min(bounds), -11)
+                ax.annotate(f"{value:.2f}", (x, end), xytext=(0, up), textcoords="offset points", ha="center", fontsize=8)
+        ax.set_xticks(range(len(metrics)), labels)
+        ax.axhline(0, color="#5b6672", linewidth=0.8)
+        ax.margins(y=0.15)
+        ax.grid(axis="x", visible=False)
+    nats.set(title="Uncertainty about the transcript", ylabel="nats a token", xlabel=_speech(rows))
+    shares.set(title="Who removes it", ylabel="share of H0")
+    nats.legend(loc="upper right")
+    return figure
+
+
+def _speech(rows: Rows) -> str:
+    return " and ".join(sorted({f"{row['corpus_kind']} speech" for row in rows}))
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
+
+
+@app.command()
+@friendly_exit()
+def table(
+    encoders: list[Path] = typer.Option(..., help="…/encoder/<owner>/seed-<s>/<checkpoint>.json; repeat"),
+    systems: list[Path] = typer.Option([], help="…/system/<arm>/seed-<s>.json; repeat"),
+    drift: list[Path] = typer.Option([], help="…/drift/seed-<s>.json; repeat"),
+    out: Path = typer.Option(..., help="entropy.csv"),
+    spectrum: Path = typer.Option(..., help="spectrum.csv"),
+) -> None:
+    """Write both tables."""
+    rows, shares = [], []
+    for path in encoders:
+        found, eigenvalues = encoder_rows(path)
+        rows += found
+        shares += eigenvalues
+    kind = " and ".join(sorted({row["corpus_kind"] for row in rows}))
+    rows += [row for path in systems for row in system_rows(path)] + [row for path in drift for row in drift_rows(path, kind)]
+    write_table(out, rows, COLUMNS)
+    write_table(spectrum, shares, SPECTRUM_COLUMNS)
+
+
+@app.command()
+@friendly_exit()
+def figures(
+    entropy: Path = typer.Option(..., help="entropy.csv"),
+    spectrum: Path = typer.Option(..., help="spectrum.csv"),
+    out: Path = typer.Option(..., help="folder to write"),
+) -> None:
+    """Draw every figure."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    rows, shares = read_table(entropy), read_table(spectrum)
+    for name, draw in (("shift", draw_shift), ("drift", draw_drift), ("allocation", draw_allocation)):
+        save(lambda draw=draw: draw(rows), out / name)
+    save(lambda: draw_spectrum(shares), out / "spectrum")
+
+
+if __name__ == "__main__":
+    app()

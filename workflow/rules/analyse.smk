@@ -1,0 +1,124 @@
+# Who removes how much of the uncertainty: the reference alignment, NSE, PAI and CSAI of every encoder, drift between encoders,
+# EER, LER and AR of every system; one table of them all, and its figures.
+EVALUATED = list(dict.fromkeys([*TRAIN, *DEV, *(manifest(test.split) for test in CONFIG.data.test.values())]))
+ENTROPY_FIGURES = ["shift", "drift", "spectrum", "allocation"]
+
+wildcard_constraints:
+    owner="|".join([OBJECTIVE, *ARMS]),
+    encoder=r"part-\d+|joint_sft",
+
+
+def measured_encoder(wildcards):
+    """A pretraining part; or the encoder inside a finished system."""
+    if wildcards.owner == OBJECTIVE:
+        return f"results/encoders/{OBJECTIVE}/seed-{wildcards.seed}/{wildcards.encoder}/encoder.safetensors"
+    return f"results/systems/{wildcards.owner}/seed-{wildcards.seed}/{wildcards.encoder}/model.safetensors"
+
+
+def encoders_of(seed, suffix):
+    """Files about every encoder of a seed, in the order of training."""
+    pretraining = [f"{OBJECTIVE}/seed-{seed}/part-{part}" for part in range(len(parts(seed)))]
+    return [f"results/metrics/encoder/{name}.{suffix}" for name in [*pretraining, *(f"{arm}/seed-{seed}/joint_sft" for arm in ARMS)]]
+
+
+rule alignment:
+    # One aligner for all: the final encoder of the first seed.
+    input:
+        config="results/config/metrics.json",
+        encoder=lambda wildcards: parts(SEEDS[0])[-1].replace("part.json", "encoder.safetensors"),
+        fit=TRAIN,
+        held_out=DEV,
+        test=list(dict.fromkeys(manifest(test.split) for test in CONFIG.data.test.values())),
+    output:
+        expand("results/metrics/alignment/{name}", name=["fit.jsonl.gz", "held_out.jsonl.gz", "test.jsonl.gz", "quality.json"]),
+    params:
+        out=subpath(output[0], parent=True),
+    log:
+        "results/logs/alignment.log",
+    threads: 1
+    shell:
+        "python -m entropy_asr.analysis.alignment --config {input.config} --encoder {input.encoder} $(printf -- '--fit %s ' {input.fit})"
+        " $(printf -- '--held-out %s ' {input.held_out}) $(printf -- '--test %s ' {input.test}) --out {params.out} 2>&1 | tee {log}"
+
+
+rule encoder_metrics:
+    input:
+        config="results/config/metrics.json",
+        encoder=measured_encoder,
+        manifests=EVALUATED,
+        alignment=rules.alignment.output,
+    output:
+        metrics="results/metrics/encoder/{owner}/seed-{seed}/{encoder}.json",
+        frames="results/metrics/encoder/{owner}/seed-{seed}/{encoder}.safetensors",
+    log:
+        "results/logs/encoder_metrics/{owner}/seed-{seed}/{encoder}.log",
+    benchmark:
+        "results/benchmarks/encoder_metrics/{owner}/seed-{seed}/{encoder}.tsv"
+    threads: 1
+    shell:
+        "python -m entropy_asr.analysis.encoder_metrics --config {input.config} --encoder {input.encoder}"
+        " $(printf -- '--manifests %s ' {input.manifests}) --alignment $(dirname {input.alignment[0]})"
+        " --out {output.metrics} --frames {output.frames} 2>&1 | tee {log}"
+
+
+rule system_metrics:
+    input:
+        config="results/config/metrics.json",
+        model=SYSTEM + "/joint_sft/model.safetensors",
+        lm="results/text/lm/lm.json",
+        manifests=EVALUATED,
+        alignment=rules.alignment.output,
+    output:
+        "results/metrics/system/{arm}/seed-{seed}.json",
+    log:
+        "results/logs/system_metrics/{arm}/seed-{seed}.log",
+    benchmark:
+        "results/benchmarks/system_metrics/{arm}/seed-{seed}.tsv"
+    threads: 1
+    shell:
+        "python -m entropy_asr.analysis.system_metrics --config {input.config} --system $(dirname {input.model})"
+        " --lm $(dirname {input.lm}) $(printf -- '--manifests %s ' {input.manifests})"
+        " --alignment $(dirname {input.alignment[0]}) --out {output} 2>&1 | tee {log}"
+
+
+rule drift:
+    input:
+        lambda wildcards: encoders_of(wildcards.seed, "safetensors"),
+    output:
+        "results/metrics/drift/seed-{seed}.json",
+    log:
+        "results/logs/drift/seed-{seed}.log",
+    threads: 1
+    shell:
+        "python -m entropy_asr.analysis.drift $(printf -- '--frames %s ' {input}) --out {output} 2>&1 | tee {log}"
+
+
+rule table_entropy:
+    input:
+        encoders=lambda wildcards: [path for seed in SEEDS for path in encoders_of(seed, "json")],
+        systems=expand("results/metrics/system/{arm}/seed-{seed}.json", arm=ARMS, seed=SEEDS),
+        drift=expand("results/metrics/drift/seed-{seed}.json", seed=SEEDS),
+    output:
+        entropy="results/tables/entropy.csv",
+        spectrum="results/tables/spectrum.csv",
+    log:
+        "results/logs/table_entropy.log",
+    shell:
+        "python -m entropy_asr.reporting.entropy table $(printf -- '--encoders %s ' {input.encoders})"
+        " $(printf -- '--systems %s ' {input.systems}) $(printf -- '--drift %s ' {input.drift})"
+        " --out {output.entropy} --spectrum {output.spectrum} 2>&1 | tee {log}"
+
+
+rule figures_entropy:
+    input:
+        entropy="results/tables/entropy.csv",
+        spectrum="results/tables/spectrum.csv",
+    output:
+        expand("results/figures/{name}.{kind}", name=ENTROPY_FIGURES, kind=["svg", "png"]),
+    params:
+        out=subpath(output[0], parent=True),
+    log:
+        "results/logs/figures_entropy.log",
+    shell:
+        "python -m entropy_asr.reporting.entropy figures --entropy {input.entropy} --spectrum {input.spectrum}"
+        " --out {params.out} 2>&1 | tee {log}"
