@@ -5,6 +5,7 @@
     entropy-asr show results
     entropy-asr score --refs refs.jsonl --hyps hyps.jsonl --language en --out scores
     entropy-asr transcribe results/systems/ours/seed-1/joint_sft my.wav
+    entropy-asr probe --encoder whisper-base --manifest en-test.jsonl.gz --aligner …/part-3/encoder.safetensors
 
 Stages and evaluations are commands of their own modules (`python -m entropy_asr.stages.align --help`); the workflow calls those.
 """
@@ -156,6 +157,41 @@ def transcribe(
         limit = int(decode.max_tokens_per_second * cut.duration) + decode.max_tokens_constant
         ids = model.generate(*pad_features([log_mel(load_audio(cut, features), features)]), [limit], beams)[0]
         print(f"{path}\t{tokenizer.decode(ids, skip_special_tokens=True).strip()}")
+
+
+@app.command()
+@friendly_exit()
+def probe(
+    encoder: Path = typer.Option(
+        ...,
+        help="model file of this project, Hugging Face folder (Whisper or wav2vec-style), or folder of saved frames (<id>.npy)",
+    ),
+    manifest: Path = typer.Option(..., help="lhotse manifest as the rules make it, JSONL(.gz)"),
+    aligner: Path = typer.Option(..., help="encoder.safetensors of a phoneme pretraining part: it says when what is said"),
+    layers: list[int] = typer.Option([-1], help="layers to probe; 0: before the first block, -1: the output; repeat"),
+    min_alignment_score: float = typer.Option(-1.5, help="drop utterances whose alignment scores less, nats a frame"),
+    seeds: int = typer.Option(3, min=1, help="probes a number"),
+    out: Path | None = typer.Option(None, help="JSON to write"),
+) -> None:
+    """Measure NSE, PAI and CSAI of any speech encoder."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from entropy_asr.analysis.probe_command import probe as measure
+    from entropy_asr.analysis.probe_command import summary
+    from entropy_asr.config import Metrics
+    from entropy_asr.files import write_json
+
+    metrics = Metrics(layers=layers, min_alignment_score=min_alignment_score, probe_seeds=seeds)
+    result = measure(encoder, manifest, aligner, metrics)
+    table = Table(
+        "metric", "layer", "language", "probe", "value", "95% interval", "of", title=f"{encoder}, {result['corpus_kind']} speech"
+    )
+    for row in summary(result):
+        table.add_row(*row)
+    Console().print(table)
+    if out is not None:
+        write_json(out, result)
 
 
 if __name__ == "__main__":
