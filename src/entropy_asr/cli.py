@@ -184,12 +184,12 @@ def probe(
 
     metrics = Metrics(layers=layers, min_alignment_score=min_alignment_score, probe_seeds=seeds)
     result = measure(encoder, manifest, aligner, metrics)
-    table = Table(
-        "metric", "layer", "language", "probe", "value", "95% interval", "of", title=f"{encoder}, {result['corpus_kind']} speech"
-    )
+    table = Table("metric", "layer", "language", "probe", "value", "95% interval", "of")
     for row in summary(result):
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    console.print(f"{encoder}: {result['corpus_kind']} speech; values are shares of 1 (docs/metrics.md)", soft_wrap=True)
+    console.print(table)
     if out is not None:
         write_json(out, result)
 

@@ -117,7 +117,7 @@ def test_utterances_are_dealt_once_and_each_part_has_some(speech: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_frames() -> None:
-    metrics = Metrics(frames=500, units=300, groups=4)
+    metrics = Metrics(frames=500, units=100, groups=4)
     item = Alignment("", ["HH", "AY"], [0.0, 0.5], [0.5, 1.0], [Unit("hi", 0, 1, "en")], 0.0)
 
     def peak(utterances: int) -> int:
