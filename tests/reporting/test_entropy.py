@@ -72,6 +72,20 @@ def test_before_is_the_last_part_and_after_is_each_arm(table: Path) -> None:
     assert {arm: row["value"] for arm, row in after.items()} == {"ours": "0.7", "no_ia_sft": "0.8"}
 
 
+def test_a_change_is_claimed_only_where_intervals_are_apart(table: Path) -> None:
+    rows = read_table(table)
+    ours = next(item for item in entropy.shifts(rows) if item["arm"] == "ours")
+    assert ours["pai"]["said"] == "no change is shown" and ours["pai"]["change"] == pytest.approx(0.1)
+    assert ours["cka"] == 0.8 and ours["eer"]["value"] == "0.4" and ours["ar"]["value"] == "0.6"
+    for row in rows:
+        if row["metric"] == "pai" and row["arm"] == "ours":
+            row |= {"value": "0.2", "low": "0.1", "high": "0.3"}
+    found = entropy.shifts(rows)
+    assert next(item for item in found if item["arm"] == "ours")["pai"]["said"] == "falls"
+    assert [("not met" in sentence) for sentence in entropy.expectation(found)] == [True, False]
+    assert "0.800 against 0.600" in entropy.expectation(found)[1]
+
+
 def test_figures_are_the_same_bytes_twice_and_say_what_speech_it_is(table: Path, tmp_path: Path) -> None:
     from matplotlib.text import Text
 

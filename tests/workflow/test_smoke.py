@@ -44,6 +44,22 @@ def test_table_and_report_are_there(run: Path) -> None:
     assert (run / "results/report/index.html").stat().st_size > 10_000
 
 
+def test_the_metrics_of_every_stage_are_there(run: Path) -> None:
+    with (run / "results/tables/entropy.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    parts = len(list((run / "results/encoders/phoneme/seed-1").glob("part-*")))
+    stages = {("encoder", "pretrain", str(part)) for part in range(parts)}
+    stages |= {(arm, "joint_sft", "") for arm in ("ours", "no_ia_sft")}
+    for metric in ("nse", "pai", "csai"):
+        assert {(row["arm"], row["stage"], row["part"]) for row in rows if row["metric"] == metric} == stages
+    for metric in ("eer", "ler", "h0", "h1", "h2"):
+        assert {row["arm"] for row in rows if row["metric"] == metric and row["value"]} == {"ours", "no_ia_sft"}
+    pairs = {(row["arm"], row["part"], row["compared_with"]) for row in rows if row["metric"] == "cka"}
+    assert len(pairs) == (parts + 2) * (parts + 1) // 2  # every pair of checkpoints
+    assert {row["corpus_kind"] for row in rows} == {"synthetic"}
+    assert "Entropy allocation" in (run / "results/report/index.html").read_text()
+
+
 def test_ia_sft_ran_beside_pretraining(run: Path) -> None:
     def span(path: str) -> tuple[datetime, datetime]:
         record = json.loads((run / "results" / path / "provenance.json").read_text())
@@ -55,7 +71,8 @@ def test_ia_sft_ran_beside_pretraining(run: Path) -> None:
 
 
 def test_every_trained_artifact_says_where_it_comes_from(run: Path) -> None:
-    models = [path for path in (run / "results").rglob("*.safetensors") if "training_state" not in path.name]
+    found = [path for name in ("encoders", "systems", "text") for path in (run / "results" / name).rglob("*.safetensors")]
+    models = [path for path in found if "training_state" not in path.name]
     assert len(models) >= 8
     for model in models:
         record = json.loads((model.parent / "provenance.json").read_text())

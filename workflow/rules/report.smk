@@ -125,7 +125,10 @@ rule report:
         main="results/tables/main.csv",
         cka="results/tables/cka.csv",
         timeline="results/tables/timeline.csv",
-        figures=expand("results/figures/{name}.svg", name=["errors", "hallucination", "curves", "cka", "timeline"]),
+        entropy="results/tables/entropy.csv",
+        figures=expand(
+            "results/figures/{name}.svg", name=["errors", "hallucination", "curves", "cka", "timeline", *ENTROPY_FIGURES]
+        ),
         hyps=expand("results/decode/{arm}/seed-{seed}/{testset}.jsonl", arm=REPORTED, seed=SEEDS[0], testset=TESTS),
         errors=expand("results/metrics/score/{arm}/seed-{seed}/{testset}.errors.txt", arm=REPORTED, seed=SEEDS[0], testset=TESTS),
         quality=[manifest(split).replace(".jsonl.gz", ".quality.json") for split in SPLITS],
@@ -138,7 +141,7 @@ rule report:
         "results/logs/report.log",
     shell:
         "python -m entropy_asr.reporting.report --main {input.main} --cka {input.cka} --timeline {input.timeline}"
-        " $(printf -- '--figures %s ' {input.figures}) $(printf -- '--hyps %s ' {input.hyps})"
+        " --entropy {input.entropy} $(printf -- '--figures %s ' {input.figures}) $(printf -- '--hyps %s ' {input.hyps})"
         " $(printf -- '--quality %s ' {input.quality}) $(printf -- '--provenance %s ' {input.provenance})"
         " $(printf -- '--errors %s ' {input.errors}) --hallucinations {input.hallucinations}"
         " --config {input.config} --out {output} 2>&1 | tee {log}"

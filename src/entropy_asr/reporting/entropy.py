@@ -130,6 +130,64 @@ def before_and_after(rows: Rows, metric: str, seed: str) -> tuple[dict[str, str]
     return (pretraining[-1] if pretraining else None), {row["arm"]: row for row in _chosen(rows, stage="joint_sft")}
 
 
+def shifts(rows: Rows) -> list[dict[str, Any]]:
+    """What joint SFT did to the encoder's output, a row a seed and arm: each metric before and after, drift, EER, LER, AR."""
+    found = []
+    for seed in dict.fromkeys(row["seed"] for row in rows):
+        for arm in arms_of(rows):
+            item: dict[str, Any] = {"seed": seed, "arm": arm}
+            for metric in ("nse", "pai", "csai"):
+                before, after = before_and_after(rows, metric, seed)
+                item[metric] = _compared(before, after[arm]) if before and arm in after else None
+            cka = [
+                r for r in _chosen(rows, metric="cka", seed=seed, stage="pretrain") if r["compared_with"] == f"{arm}/joint_sft"
+            ]
+            last = max(cka, key=lambda row: (int(row["part"]), int(row["layer"])), default=None)
+            item["cka"] = float(last["value"]) if last else None
+            for metric in ("eer", "ler", "ar"):
+                item[metric] = next(iter(_chosen(rows, arm=arm, seed=seed, metric=metric, language="all")), None)
+            found.append(item)
+    return found
+
+
+def _compared(before: dict[str, str], after: dict[str, str]) -> dict[str, Any]:
+    """Both values with their intervals, and whether these are apart: then a change is shown, else it is not."""
+    known = all(row[name] for row in (before, after) for name in ("low", "high"))
+    apart = known and (float(after["low"]) > float(before["high"]) or float(after["high"]) < float(before["low"]))
+    change = float(after["value"]) - float(before["value"])
+    said = ("rises" if change > 0 else "falls") if apart else "no change is shown"
+    return {"before": before, "after": after, "change": change, "said": said}
+
+
+def expectation(found: list[dict[str, Any]]) -> list[str]:
+    """What the paper's Figure 1 leads one to expect of `ours`, seed by seed, and what was measured."""
+    sentences = []
+    for item in found:
+        others = [
+            other for other in found if other["seed"] == item["seed"] and other["arm"] != "ours" and other["cka"] is not None
+        ]
+        if item["arm"] != "ours" or item["cka"] is None or item["pai"] is None:
+            continue
+        pai = item["pai"]
+        kept = "met" if pai["said"] != "falls" else "not met"
+        sentences.append(
+            f"Seed {item['seed']}, the recipe keeps PAI high in joint SFT: {kept} "
+            f"({pai['change']:+.3f}; before {_interval(pai['before'])}, after {_interval(pai['after'])})."
+        )
+        for other in others:
+            less = "met" if item["cka"] > other["cka"] else "not met"
+            sentences.append(
+                f"Seed {item['seed']}, its encoder drifts less than that of {other['arm']}: {less} (CKA {item['cka']:.3f} "
+                f"against {other['cka']:.3f}; one value each, without an interval)."
+            )
+    return sentences
+
+
+def _interval(row: dict[str, str]) -> str:
+    shown = f"{float(row['value']):.3f}"
+    return f"{shown}, 95% interval {float(row['low']):.3f} to {float(row['high']):.3f}" if row["low"] else shown
+
+
 def _error_bar(row: dict[str, str]) -> list[list[float]] | None:
     if not row["low"]:
         return None

@@ -5,7 +5,7 @@
         --hallucinations results/metrics/hallucination/examples.jsonl \
         --hyps results/decode/…/english.jsonl … --quality results/manifests/…/en-test.quality.json … \
         --errors results/metrics/score/…/english.errors.txt … --provenance …/provenance.json … \
-        --config results/config/resolved.yaml --out results/report/index.html
+        --entropy results/tables/entropy.csv --config results/config/resolved.yaml --out results/report/index.html
 
 It computes nothing that is not in its inputs, apart from means over seeds, the overlap of two jobs and the choice of
 the example transcripts, which is by hash and not by hand.
@@ -28,6 +28,7 @@ import typer
 from entropy_asr.errors import InputError, friendly_exit
 from entropy_asr.evaluation.score import METRICS, Scored, Unit, count, read_hypotheses
 from entropy_asr.files import atomic_write, read_json, read_jsonl
+from entropy_asr.reporting.entropy import expectation, shifts
 from entropy_asr.reporting.tables import ENCODER, overlap_minutes, parse_time, read_table
 
 Rows = Sequence[dict[str, str]]
@@ -63,6 +64,30 @@ FIGURES = {
         "Timeline",
         "Wall-clock time of every training job. Where a bar of IA-SFT lies below one of pretraining, the LLM side was "
         "training while the next encoder was still being made.",
+    ),
+    "shift": (
+        "What joint training does to the encoder",
+        "The metrics of the encoder’s output at each handover, then after joint SFT, an arm a line; bars are 95% intervals over "
+        "test utterances. The recipe should keep PAI (what a linear probe finds of the phonemes) where pretraining left it, "
+        "and raise CSAI (what it finds of the text beyond its pronunciation) less than the other arm; intervals that overlap "
+        "show nothing.",
+    ),
+    "drift": (
+        "Drift between checkpoints",
+        "Left: linear CKA between the outputs of any two checkpoints, 1 where they are equal up to rotation and scale; darker is "
+        "further apart. Right: the last pretraining part against the encoder after joint SFT, layer by layer; the lower a line "
+        "falls, the further joint training has pulled that layer from what pretraining made.",
+    ),
+    "spectrum": (
+        "Eigenvalue decay",
+        "Share of the variance in each direction of the output, largest first, and their sum. A slower decay is a higher NSE: "
+        "the same variance spread over more directions.",
+    ),
+    "allocation": (
+        "Who removes the uncertainty",
+        "Left: what the language model alone (H0), a linear probe on the encoder on top of it (H1) and the whole system (H2) "
+        "leave of the transcript’s uncertainty. Right: the encoder’s share of H0 (EER) and the LLM’s (LER). A negative LER says "
+        "that the system makes less of its encoder than a linear probe does that is told when each token is said.",
     ),
 }
 
@@ -267,12 +292,16 @@ def render(
     hallucinations: Path,
     out: Path,
 ) -> str:
-    """The page as text. tables: main, cka, timeline. Links are relative to ``out``, the file that it will be."""
+    """The page as text. tables: main, cka, timeline, and entropy where it is measured.
+
+    Links are relative to ``out``, the file that it will be.
+    """
     import yaml
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     everything, cka, timeline = (read_table(tables[name]) for name in ("main", "cka", "timeline"))
     main = [row for row in everything if row["kind"] == "measured"]
+    shifted = shifts(read_table(tables["entropy"])) if "entropy" in tables else []
     resolved = config.read_text(encoding="utf-8")
     splits = [{"name": path.name.removesuffix(".quality.json"), **read_json(path)} for path in quality]
     seeds = sorted({int(row["seed"]) for row in main if row["seed"]})
@@ -303,6 +332,8 @@ def render(
         figures=[figure(path) for path in figures],
         swaps=swaps(cka, timeline),
         threshold=next((row["threshold"] for row in cka), ""),
+        shifted=shifted,
+        expectations=expectation(shifted),
         overlaps=[overlap_sentence(timeline, seed) for seed in seeds],
         transcripts=transcripts(hyps),
         hallucinations=playable(list(read_jsonl(hallucinations))),
@@ -335,10 +366,11 @@ def main(
     config: Path = typer.Option(..., help="the whole config, defaults included, YAML"),
     errors: list[Path] = typer.Option([], help="error report to link to; repeat"),
     hallucinations: Path = typer.Option(..., help="examples of hallucinations, JSONL"),
+    entropy: Path | None = typer.Option(None, help="entropy.csv"),
     out: Path = typer.Option(..., help="HTML file to write"),
 ) -> None:
     """Write the report."""
-    tables = {"main": main, "cka": cka, "timeline": timeline}
+    tables = {"main": main, "cka": cka, "timeline": timeline} | ({"entropy": entropy} if entropy else {})
     atomic_write(out, render(tables, figures, hyps, quality, provenance, config, errors, hallucinations, out))
 
 
