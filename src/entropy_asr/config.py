@@ -281,6 +281,8 @@ class Hallucination(Section):
     )
     truncated_to: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="share of the utterance that is left")
     pause_seconds: PositiveFloat = Field(3.0, description="near silence put into the middle of the utterance, seconds")
+
+
 class Metrics(Section):
     """Entropy-allocation metrics (method, section 5; docs/metrics.md)."""
 
