@@ -2,6 +2,7 @@
 #
 #   snakemake --cores 2 results/tables/main.csv                                            the default scale, mini
 #   snakemake --cores 2 --configfile config/smoke.yaml --directory runs/smoke all          another scale, its own results
+#   snakemake --profile slurm results/tables/main.csv                                      the paper's scale, on a cluster
 import os
 
 from snakemake.utils import min_version
@@ -19,6 +20,7 @@ include: "workflow/rules/system.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/analyse.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/cluster.smk"
 
 
 rule all:

@@ -16,7 +16,7 @@ import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -25,6 +25,8 @@ from entropy_asr.errors import InputError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Arm = Literal["ours", "no_ia_sft"]
+ClusterStage = Literal["lm", "pretrain", "align", "ia_sft", "joint_sft", "decode"]
+ONE_PROCESS = ("lm", "decode")
 
 
 class Section(BaseModel):
@@ -313,14 +315,64 @@ class Metrics(Section):
     max_duration: PositiveFloat = Field(120.0, description="audio of one batch, seconds")
 
 
+class StageResources(Section):
+    """What one job of a stage asks for; what is not given is as in `resources`."""
+
+    nodes: PositiveInt | None = Field(None, description="nodes")
+    gpus_per_node: int | None = Field(None, ge=0, description="GPUs a node; 0: CPU, one process a node")
+    cpus: PositiveInt | None = Field(None, description="CPU cores a node")
+    mem_mb: PositiveInt | None = Field(None, description="memory a node, MB")
+    runtime: PositiveInt | None = Field(None, description="minutes")
+
+
+class JobResources(NamedTuple):
+    """The resources of one job, every value given; units as in `Resources`."""
+
+    nodes: int
+    gpus_per_node: int
+    cpus: int
+    mem_mb: int
+    runtime: int
+
+
 class Resources(Section):
-    """What one training job asks for on a cluster."""
+    """What one training job asks for on a cluster; decoding and the small LM run in one process and take one GPU's share of it."""
 
     nodes: PositiveInt = Field(1, description="nodes")
     gpus_per_node: int = Field(0, ge=0, description="GPUs a node; 0: CPU, one process a node")
+    device: Literal["cuda", "cpu"] = Field(
+        "cuda", description="what a stage with GPUs computes on; a stage that finds no CUDA fails. cpu: only to try a cluster out"
+    )
     cpus: PositiveInt = Field(1, description="CPU cores a node")
-    mem_mb: PositiveInt = Field(3000, description="memory a node, MB")
-    runtime: PositiveInt = Field(120, description="minutes")
+    mem_mb: PositiveInt = Field(3000, description="memory a node, MB; half as much more at each new attempt ...")
+    max_mem_mb: PositiveInt | None = Field(None, description="... up to this, the node's; null: never more than mem_mb")
+    runtime: PositiveInt = Field(120, description="minutes; a stage that needs longer saves, ends and goes on in its next job")
+    warn_seconds: PositiveInt = Field(
+        600, description="time left when Slurm warns a stage: enough for one step and one save, up to a minute less than said"
+    )
+    stages: dict[ClusterStage, StageResources] = Field(
+        default_factory=dict, description="what a stage needs that differs, by name of the stage"
+    )
+
+    def of(self, stage: ClusterStage) -> JobResources:
+        """What one job of a stage asks for."""
+        shared = {name: getattr(self, name) for name in JobResources._fields}
+        if stage in ONE_PROCESS:
+            share = max(1, self.gpus_per_node)
+            shared |= {"nodes": 1, "gpus_per_node": min(1, self.gpus_per_node)}
+            shared |= {"cpus": max(1, self.cpus // share), "mem_mb": max(1, self.mem_mb // share)}
+        own = self.stages.get(stage, StageResources()).model_dump(exclude_none=True)
+        return JobResources(**shared | own)
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Resources":
+        for stage in self.stages:
+            asked = self.of(stage)
+            if stage in ONE_PROCESS and (asked.nodes, asked.gpus_per_node) not in ((1, 0), (1, 1)):
+                raise ValueError(f"stages.{stage} runs in one process: nodes must be 1, gpus_per_node 0 or 1")
+        if self.max_mem_mb is not None and self.max_mem_mb < self.mem_mb:
+            raise ValueError(f"max_mem_mb {self.max_mem_mb} is below mem_mb {self.mem_mb}")
+        return self
 
 
 class Config(Section):

@@ -94,6 +94,7 @@ class StageCost:
     """What one stage takes; memory is of one GPU."""
 
     stage: str
+    processes: int
     steps: int
     audio_hours: float
     weights: float
@@ -112,9 +113,8 @@ class StageCost:
 
 
 def stage_costs(config: Config) -> list[StageCost]:
-    """The training stages of arm `ours` (for ia_sft, all its iterations), each on `resources`' GPUs."""
+    """The training stages of arm `ours` (for ia_sft, all its iterations), each on the GPUs that `resources` give it."""
     sizes, llm = parameters(config), llm_config(config)
-    processes = config.resources.nodes * max(1, config.resources.gpus_per_node)
     size = 2 if config.engine.precision == "bf16" else 4
     checkpointing = config.engine.activation_checkpointing
     mel_frames = int(100 * MEAN_SECONDS)
@@ -125,6 +125,8 @@ def stage_costs(config: Config) -> list[StageCost]:
 
     def cost(stage: str, schedule: Schedule, modules: list[str], trained: list[str], copies: int, flops: float) -> StageCost:
         steps = schedule.steps * (config.cka.max_parts if stage == "ia_sft" else 1)
+        asked = config.resources.of(stage)
+        processes = asked.nodes * max(1, asked.gpus_per_node)
         seconds = steps * schedule.accumulation * processes * schedule.max_duration
         learned = sum(sizes[name] for name in trained)
         frames = copies * FRAMES_PER_SECOND * schedule.max_duration
@@ -137,6 +139,7 @@ def stage_costs(config: Config) -> list[StageCost]:
             activations += rows * answers * llm.vocab_size * (size + 4 + 4)  # logits, in float32, their gradient
         return StageCost(
             stage,
+            processes,
             steps,
             seconds / 3600,
             weights=size * sum(sizes[name] for name in modules),

@@ -2,11 +2,13 @@
 import os
 from pathlib import Path
 
+from entropy_asr import cluster
 from entropy_asr.config import load_config, stage_json
 from entropy_asr.errors import InputError
 
 try:
     CONFIG = load_config(dict(config))
+    SITE = cluster.load_site(Path(workflow.basedir) / "slurm")
 except InputError as error:
     raise WorkflowError(str(error))
 
@@ -37,8 +39,11 @@ def manifest(split):
 
 TRAIN = [manifest(split) for split in CONFIG.data.train]
 DEV = [manifest(split) for split in CONFIG.data.dev]
-GPUS = CONFIG.resources.gpus_per_node
-LAUNCH = f"torchrun --standalone --nproc-per-node={GPUS} -m" if GPUS else "python -m"
+# Of the stages that may need GPUs: what their jobs ask Slurm for, and the words that start their processes.
+CLUSTER_STAGES = ["lm", "pretrain", "align", "ia_sft", "joint_sft", "decode"]
+RESOURCES = {stage: cluster.stage_resources(CONFIG.resources, stage, SITE) for stage in CLUSTER_STAGES}
+LAUNCH = {stage: cluster.launch(CONFIG.resources, stage, SITE) for stage in CLUSTER_STAGES}
+shell.prefix(cluster.shell_prefix(SITE).replace("{", "{{").replace("}", "}}"))
 
 
 rule stage_config:

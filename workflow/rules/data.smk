@@ -96,5 +96,8 @@ rule lm:
         "results/benchmarks/lm.tsv"
     priority: 5
     threads: CONFIG.resources.cpus
+    resources:
+        **RESOURCES["lm"],
+    localrule: CONFIG.llm.pretrained is not None  # writes a name
     shell:
-        "python -m entropy_asr.stages.lm --config {input.config} {params.source} --running {params.running} --out {params.out} 2>&1 | tee {log}"
+        "{LAUNCH[lm]} entropy_asr.stages.lm --config {input.config} {params.source} --running {params.running} --out {params.out} 2>&1 | tee {log}"

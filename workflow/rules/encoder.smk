@@ -49,9 +49,8 @@ checkpoint pretrain_part:
     priority: 10
     threads: CONFIG.resources.cpus
     resources:
-        mem_mb=CONFIG.resources.mem_mb,
-        runtime=CONFIG.resources.runtime,
+        **RESOURCES["pretrain"],
     shell:
-        "{LAUNCH} entropy_asr.stages.pretrain --config {input.config} $(printf -- '--train %s ' {input.train})"
+        "{LAUNCH[pretrain]} entropy_asr.stages.pretrain --config {input.config} $(printf -- '--train %s ' {input.train})"
         " $(printf -- '--dev %s ' {input.dev}) --phonemes {input.phonemes} --stats {input.stats} --part {wildcards.part}"
         " --seed {wildcards.seed} {params.previous} --running {params.running} --out {params.out} 2>&1 | tee {log}"

@@ -16,8 +16,10 @@ rule decode:
     log:
         "results/logs/decode/{arm}/seed-{seed}/{testset}.log",
     threads: 1
+    resources:
+        **RESOURCES["decode"],
     shell:
-        "python -m entropy_asr.evaluation.decode --config {input.config} --cuts {input.cuts} --system $(dirname {input.model})"
+        "{LAUNCH[decode]} entropy_asr.evaluation.decode --config {input.config} --cuts {input.cuts} --system $(dirname {input.model})"
         " --out {output} 2>&1 | tee {log}"
 
 
@@ -72,8 +74,10 @@ rule decode_phonemes:
     log:
         "results/logs/decode_phonemes/seed-{seed}/{testset}.log",
     threads: 1
+    resources:
+        **RESOURCES["decode"],
     shell:
-        "python -m entropy_asr.evaluation.decode_phonemes --config {input.config} --cuts {input.cuts} --encoder {input.encoder}"
+        "{LAUNCH[decode]} entropy_asr.evaluation.decode_phonemes --config {input.config} --cuts {input.cuts} --encoder {input.encoder}"
         " --out {output} 2>&1 | tee {log}"
 
 

@@ -51,10 +51,9 @@ rule align:
         "results/benchmarks/align/{arm}/seed-{seed}.tsv"
     threads: CONFIG.resources.cpus
     resources:
-        mem_mb=CONFIG.resources.mem_mb,
-        runtime=CONFIG.resources.runtime,
+        **RESOURCES["align"],
     shell:
-        "{LAUNCH} entropy_asr.stages.align --config {input.config} $(printf -- '--train %s ' {input.train}) --encoder {input.encoder}"
+        "{LAUNCH[align]} entropy_asr.stages.align --config {input.config} $(printf -- '--train %s ' {input.train}) --encoder {input.encoder}"
         " --lm $(dirname {input.lm}) --seed {wildcards.seed} --running {params.running} --out {params.out} 2>&1 | tee {log}"
 
 
@@ -78,10 +77,9 @@ rule ia_sft_iteration:
         "results/benchmarks/ia_sft/{arm}/seed-{seed}/iter-{iteration}.tsv"
     threads: CONFIG.resources.cpus
     resources:
-        mem_mb=CONFIG.resources.mem_mb,
-        runtime=CONFIG.resources.runtime,
+        **RESOURCES["ia_sft"],
     shell:
-        "{LAUNCH} entropy_asr.stages.ia_sft --config {input.config} $(printf -- '--train %s ' {input.train}) --encoder {input.encoder}"
+        "{LAUNCH[ia_sft]} entropy_asr.stages.ia_sft --config {input.config} $(printf -- '--train %s ' {input.train}) --encoder {input.encoder}"
         " --previous $(dirname {input.previous}) --lm $(dirname {input.lm}) --iteration {wildcards.iteration} --seed {wildcards.seed}"
         " --running {params.running} --out {params.out} 2>&1 | tee {log}"
 
@@ -125,8 +123,7 @@ rule joint_sft:
         "results/benchmarks/joint_sft/{arm}/seed-{seed}.tsv"
     threads: CONFIG.resources.cpus
     resources:
-        mem_mb=CONFIG.resources.mem_mb,
-        runtime=CONFIG.resources.runtime,
+        **RESOURCES["joint_sft"],
     shell:
-        "{LAUNCH} entropy_asr.stages.joint_sft --config {input.config} $(printf -- '--train %s ' {input.train}) --encoder {input.encoder}"
+        "{LAUNCH[joint_sft]} entropy_asr.stages.joint_sft --config {input.config} $(printf -- '--train %s ' {input.train}) --encoder {input.encoder}"
         " {params.start} --lm $(dirname {input.lm}) --seed {wildcards.seed} --running {params.running} --out {params.out} 2>&1 | tee {log}"

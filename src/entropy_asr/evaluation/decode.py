@@ -28,17 +28,16 @@ def main(
     out: Path = typer.Option(..., help="hypotheses, JSONL"),
 ) -> None:
     """Decode one test set."""
-    import torch
-
     from entropy_asr.audio.batches import evaluation_batches, read_cuts
     from entropy_asr.config import load_stage
     from entropy_asr.files import write_jsonl
     from entropy_asr.models.artifacts import load_system
+    from entropy_asr.training.distributed import choose_device
     from entropy_asr.training.loop import configure_logging
 
     configure_logging()
     settings = load_stage(config)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     model, tokenizer = load_system(system)
     model.to(device)
     everything = read_cuts([cuts])

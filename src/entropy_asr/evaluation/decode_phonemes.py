@@ -30,9 +30,10 @@ def main(
     from entropy_asr.files import write_jsonl
     from entropy_asr.models.artifacts import load_ctc_head, load_encoder
     from entropy_asr.models.ctc import ctc_greedy
+    from entropy_asr.training.distributed import choose_device
 
     settings = load_stage(config)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     conformer = load_encoder(encoder).to(device).eval()
     head, symbols = load_ctc_head(encoder)
     head.to(device).eval()

@@ -9,6 +9,23 @@ import socket
 import torch
 import torch.distributed as dist
 
+from entropy_asr.errors import InputError
+
+
+def choose_device() -> torch.device:
+    """Where this process computes: what ENTROPY_ASR_DEVICE says (the workflow sets it for stages with GPUs), else a GPU if any.
+
+    Raises:
+        InputError: it says cuda, and there is none: days of training would run on a CPU.
+    """
+    wanted = os.environ.get("ENTROPY_ASR_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f"this stage was given GPUs (resources.gpus_per_node), but PyTorch {torch.__version__} finds no "
+            f"CUDA on {os.uname().nodename}: check the driver, and that the environment has a CUDA build of torch"
+        )
+    return torch.device(wanted)
+
 
 def start() -> torch.device:
     """Join the process group (nccl on GPUs, gloo on CPUs) and choose this rank's device."""
@@ -17,15 +34,16 @@ def start() -> torch.device:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
-    if not torch.cuda.is_available():
+    gpu = choose_device().type == "cuda"
+    if not gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
 
-    if not torch.cuda.is_available():
+    if not gpu:
         # DeepSpeed would compile a shared-memory all-reduce for minutes; gloo does the same work.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
-    if torch.cuda.is_available():
+    deepspeed.init_distributed(dist_backend="nccl" if gpu else "gloo", verbose=False)
+    if gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")

@@ -1,0 +1,199 @@
+"""What a stage's job asks Slurm for, how its processes are started on the nodes, and what one site needs for that.
+
+The rules take two things from here: `stage_resources`, the words of the `sbatch` line, and `launch`, the words before the
+stage's module.  Numbers come from the config's `resources`, names (account, partition, ...) from one file that a site writes:
+
+    cp slurm/site.example.yaml slurm/site.yaml      # edit it; ENTROPY_ASR_SITE names another file
+    snakemake --profile slurm results/tables/main.csv
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from entropy_asr.config import ClusterStage, Resources, Section
+from entropy_asr.errors import InputError
+
+
+class Site(Section):
+    """What differs from one cluster to another."""
+
+    account: str | None = Field(None, description="who pays")
+    gpu_partition: str | None = Field(None, description="of stages with GPUs; null: the cluster's default")
+    cpu_partition: str | None = Field(None, description="of all other steps")
+    gpu_constraint: str | None = Field(None, description="feature that a GPU node must have, as `a100_80gb`")
+    gpu_type: str = Field("a100", description="name of the GPU in `--gres=gpu:<type>:<count>`")
+    qos: str | None = Field(None, description="quality of service")
+    scratch: str | None = Field(None, description="folder for temporary files on the node; shell variables are filled in there")
+    setup: list[str] = Field(default_factory=list, description="shell lines before every step, on its node: modules, variables")
+    container: str | None = Field(None, description="words before the command of a GPU stage, as `apptainer exec --nv image.sif`")
+
+
+def load_site(folder: Path) -> Site:
+    """The site file: ENTROPY_ASR_SITE, else site.yaml in a folder, else nothing special.
+
+    Raises:
+        InputError: the file that ENTROPY_ASR_SITE names is missing, or a key is unknown or does not fit.
+    """
+    named = os.environ.get("ENTROPY_ASR_SITE")
+    path = Path(named) if named else folder / "site.yaml"
+    if not path.is_file():
+        if named:
+            raise InputError(f"ENTROPY_ASR_SITE names {path}, which does not exist; start from slurm/site.example.yaml")
+        return Site()
+    try:
+        return Site.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    except (yaml.YAMLError, ValidationError) as error:
+        raise InputError(f"{path}: {error}; known keys: {', '.join(Site.model_fields)}") from None
+
+
+def site_resources(site: Site, gpus: bool) -> dict[str, str]:
+    """What a site adds to the `sbatch` line of a job."""
+    found = {"slurm_account": site.account, "qos": site.qos}
+    found |= {"slurm_partition": site.gpu_partition if gpus else site.cpu_partition}
+    found |= {"constraint": site.gpu_constraint if gpus else None}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def stage_resources(resources: Resources, stage: ClusterStage, site: Site) -> dict[str, Any]:
+    """One stage's resources, in the words of Snakemake's Slurm executor.
+
+    `--signal` has Slurm send SIGTERM to the stage's processes before its time is up: they save and end, and the next attempt
+    goes on.  Memory grows with the attempts, time does not.
+    """
+    asked = resources.of(stage)
+    found: dict[str, Any] = {
+        "nodes": asked.nodes,
+        "cpus_per_task": asked.cpus,
+        "mem_mb": _growing(asked.mem_mb, resources.max_mem_mb),
+        "runtime": asked.runtime,
+        "slurm_extra": "--open-mode=append",  # a job that Slurm starts again keeps its log
+    }
+    if stage != "decode":
+        found["slurm_extra"] += f" --signal=TERM@{resources.warn_seconds}"
+    if asked.gpus_per_node:
+        found |= {"gres": _gres(asked.gpus_per_node, site), "tasks_per_gpu": 0}
+    if asked.nodes > 1:
+        # The executor's name for a job whose own command calls srun.
+        found |= {"mpi": "srun", "tasks": asked.nodes}
+    return found | site_resources(site, gpus=asked.gpus_per_node > 0)
+
+
+def _growing(mem_mb: int, most: int | None) -> Callable[..., int]:
+    """Half as much again at each attempt after the first, up to `most`."""
+    return lambda wildcards, attempt: min(mem_mb * (attempt + 1) // 2, max(most or 0, mem_mb))
+
+
+def launch(resources: Resources, stage: ClusterStage, site: Site) -> str:
+    """The words before a stage's module: one process, or torchrun on one node, or srun and torchrun on several."""
+    asked = resources.of(stage)
+    words = [f"env ENTROPY_ASR_DEVICE={resources.device}"] if asked.gpus_per_node else []
+    words += [site.container] if asked.gpus_per_node and site.container else []
+    if asked.nodes == 1 and (not asked.gpus_per_node or stage in ("lm", "decode")):
+        return " ".join([*words, "python -m"])
+    # Ranks that were asked to stop may take as long to save as Slurm lets them; torchrun alone would kill them after 30 s.
+    torchrun = f"--nproc-per-node={max(1, asked.gpus_per_node)} --shutdown-timeout={resources.warn_seconds}"
+    if asked.nodes == 1:
+        return " ".join([*words, f"torchrun --standalone {torchrun} -m"])
+    n = asked.nodes
+    srun = [f"srun --nodes={n} --ntasks={n} --ntasks-per-node=1 --cpus-per-task={asked.cpus} --kill-on-bad-exit=1"]
+    srun += [f"--gres={_gres(asked.gpus_per_node, site)}"] if asked.gpus_per_node else []
+    return " ".join([*srun, *words, f"python -m entropy_asr.training.node {torchrun} -m"])
+
+
+def _gres(gpus: int, site: Site) -> str:
+    return f"gpu:{site.gpu_type}:{gpus}"
+
+
+def shell_prefix(site: Site) -> str:
+    """What every rule's shell starts with.
+
+    Slurm's warning reaches all processes of a job step.  The shell and `tee` must outlive the stage that is saving, or its log
+    and its exit status would be lost; the stage itself, and any other command, gets the signal as usual.
+    """
+    lines = ["set -euo pipefail", "trap : TERM", "tee() { trap '' TERM; command tee \"$@\"; }", *site.setup]
+    if site.scratch:
+        lines += [f'export TMPDIR="{site.scratch}"', 'mkdir -p "$TMPDIR"']
+    return "; ".join(lines) + "; "
+
+
+# -- jobs of a coordinator that is gone --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """A Slurm job of a workflow, as `squeue` shows it."""
+
+    id: str
+    state: str
+    step: str
+    reason: str
+    elapsed: str
+    limit: str
+    nodes: str
+    gres: str
+
+
+ENDED_BADLY = ("BOOT_FAIL", "CANCELLED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
+
+
+def slurm_jobs(folder: Path, ended: bool = False) -> list[Job]:
+    """This user's jobs that a workflow submitted from a folder, oldest first; none where there is no Slurm.
+
+    Raises:
+        InputError: Slurm does not answer.
+    """
+    if shutil.which("squeue") is None:
+        return []
+    columns = "%i|%T|%k|%r|%M|%l|%N|%b|%Z"
+    command = ["squeue", "--me", "-h", "-S", "i", "-o", columns, *(["--states=all"] if ended else [])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise InputError(f"squeue failed: {done.stderr.strip()}")
+    rows = [line.split("|") for line in done.stdout.splitlines() if line.count("|") == columns.count("|")]
+    return [Job(*row[:-1]) for row in rows if row[-1] == str(folder.resolve()) and row[2].startswith("rule_")]
+
+
+def refuse_orphans(folder: Path) -> None:
+    """Stop a coordinator where jobs of another one still wait or run: each would be submitted a second time.
+
+    Raises:
+        InputError: there are such jobs.
+    """
+    orphans = slurm_jobs(folder)
+    if orphans:
+        listing = "\n".join(f"  {job.id}  {job.state:<10} {job.step}" for job in orphans)
+        raise InputError(
+            f"jobs that another coordinator submitted from {folder.resolve()} are still there:\n{listing}\n"
+            "Wait until they have ended (`entropy-asr status` shows them): what they finish is kept. Or end them, losing at most "
+            f"one save interval: scancel {' '.join(job.id for job in orphans)}. Then call snakemake again."
+        )
+
+
+def refuse_lost_preemption(site: Site) -> None:
+    """Stop where Slurm would cancel preempted jobs for good: the executor waits for them to come back.
+
+    Raises:
+        InputError: the partition of the GPU stages cancels preempted jobs.
+    """
+    if "preempt/none" in _scontrol("config", "PreemptType"):
+        return
+    for partition in {site.gpu_partition, site.cpu_partition} - {None}:
+        if "CANCEL" in _scontrol(f"partition {partition}", "PreemptMode"):
+            raise InputError(
+                f"partition {partition} cancels preempted jobs (PreemptMode=CANCEL), and snakemake would wait for them for ever: "
+                "name one with PreemptMode=REQUEUE in the site file"
+            )
+
+
+def _scontrol(what: str, key: str) -> str:
+    done = subprocess.run(["scontrol", "-o", "show", *what.split()], capture_output=True, text=True, check=False)
+    lines = done.stdout.replace(" = ", "=").split()
+    return next((word.split("=", 1)[1] for word in lines if word.startswith(f"{key}=")), "")

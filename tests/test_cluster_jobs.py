@@ -1,0 +1,102 @@
+"""What a stage asks Slurm for and how it is started, from config and site file alone; no cluster needed."""
+
+from pathlib import Path
+
+import pytest
+
+from entropy_asr.cluster import Site, launch, load_site, shell_prefix, stage_resources
+from entropy_asr.config import Resources, load_config
+from entropy_asr.errors import InputError
+from entropy_asr.training.node import first_host, rendezvous
+
+PAPER = {"gpus_per_node": 8, "cpus": 64, "mem_mb": 800_000, "max_mem_mb": 1_000_000, "runtime": 2880}
+
+
+def test_a_stage_without_its_own_numbers_has_the_shared_ones() -> None:
+    resources = Resources(**PAPER, stages={"pretrain": {"nodes": 4, "runtime": 4000}})
+    assert resources.of("pretrain")._asdict() == {
+        "nodes": 4,
+        "gpus_per_node": 8,
+        "cpus": 64,
+        "mem_mb": 800_000,
+        "runtime": 4000,
+    }
+    assert resources.of("align").nodes == 1
+    assert resources.of("decode")._asdict() == {"nodes": 1, "gpus_per_node": 1, "cpus": 8, "mem_mb": 100_000, "runtime": 2880}
+
+
+def test_memory_grows_with_the_attempts_up_to_the_node_and_time_does_not() -> None:
+    asked = stage_resources(Resources(**PAPER), "align", Site())
+    assert [asked["mem_mb"](None, attempt) for attempt in (1, 2, 3)] == [800_000, 1_000_000, 1_000_000]
+    assert asked["runtime"] == 2880
+    unbounded = stage_resources(Resources(mem_mb=1000), "align", Site())
+    assert [unbounded["mem_mb"](None, attempt) for attempt in (1, 2, 3)] == [1000, 1000, 1000]
+
+
+def test_one_node_is_torchrun_several_are_srun_and_a_cpu_is_python() -> None:
+    resources = Resources(**PAPER, stages={"pretrain": {"nodes": 2}, "align": {"gpus_per_node": 0}})
+    site = Site(container="apptainer exec --nv a.sif")
+    several, one = launch(resources, "pretrain", site), launch(resources, "joint_sft", site)
+    assert one == (
+        "env ENTROPY_ASR_DEVICE=cuda apptainer exec --nv a.sif torchrun --standalone --nproc-per-node=8 --shutdown-timeout=600 -m"
+    )
+    assert several.startswith(
+        "srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task=64 --kill-on-bad-exit=1 --gres=gpu:a100:8"
+    )
+    assert several.endswith("python -m entropy_asr.training.node --nproc-per-node=8 --shutdown-timeout=600 -m")
+    assert launch(resources, "align", site) == "python -m"
+    assert launch(resources, "decode", site) == "env ENTROPY_ASR_DEVICE=cuda apptainer exec --nv a.sif python -m"
+    asked = stage_resources(resources, "pretrain", site)
+    assert (asked["mpi"], asked["tasks"], asked["nodes"]) == ("srun", 2, 2)
+    assert "mpi" not in stage_resources(resources, "joint_sft", site)
+
+
+@pytest.mark.parametrize(
+    ("nodelist", "host"),
+    [("n1", "n1"), ("n[1-2]", "n1"), ("gpu[03-05,9],login1", "gpu03"), ("a1,b[2-3]", "a1"), ("r[1-2]n[04-05]", "r1n04")],
+)
+def test_the_first_host_of_slurms_lists(nodelist: str, host: str) -> None:
+    assert first_host(nodelist) == host
+
+
+def test_a_node_knows_its_place_from_slurm_alone() -> None:
+    slurm = {"SLURM_STEP_NUM_NODES": "4", "SLURM_NODEID": "2", "SLURM_STEP_NODELIST": "g[7-10]", "SLURM_JOB_ID": "123456"}
+    assert rendezvous(slurm) == ["--nnodes=4", "--node-rank=2", "--master-addr=g7", "--master-port=23456"]
+    with pytest.raises(InputError, match="start this by srun"):
+        rendezvous({})
+
+
+def test_what_cannot_run_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"stages\.decode runs in one process"):
+        Resources(stages={"decode": {"nodes": 2}})
+    with pytest.raises(ValueError, match="max_mem_mb"):
+        Resources(mem_mb=2, max_mem_mb=1)
+    with pytest.raises(InputError, match=r"resources\.stages"):
+        load_config({"resources": {"stages": {"aling": {"nodes": 2}}}})
+
+
+def test_the_example_of_a_site_is_valid_and_names_every_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    example = Path(__file__).resolve().parent.parent / "slurm/site.example.yaml"
+    monkeypatch.setenv("ENTROPY_ASR_SITE", str(example))
+    site = load_site(tmp_path)
+    assert None not in site.model_dump().values() and site.setup
+    assert 'export TMPDIR="/scratch/$USER/$SLURM_JOB_ID"' in shell_prefix(site)
+    monkeypatch.delenv("ENTROPY_ASR_SITE")
+    assert load_site(tmp_path) == Site()
+    (tmp_path / "site.yaml").write_text("acount: mine\n")
+    with pytest.raises(InputError, match="acount"):
+        load_site(tmp_path)
+
+
+def test_a_stage_that_was_given_gpus_does_not_fall_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from entropy_asr.training.distributed import choose_device
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    monkeypatch.setenv("ENTROPY_ASR_DEVICE", "cuda")
+    with pytest.raises(InputError, match="this stage was given GPUs"):
+        choose_device()
+    monkeypatch.setenv("ENTROPY_ASR_DEVICE", "cpu")
+    assert choose_device().type == "cpu"
