@@ -182,9 +182,11 @@ class Trainer:
             if wish == 2:
                 log.warning("%s: asked to stop; saved at step %d, exit %d", self.stage, counters.step, EXIT_INTERRUPTED)
                 raise Interrupted
-        if distributed.rank() == 0 and self._log_file().exists():
-            self.log_path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self._log_file(), self.log_path)
+        if distributed.rank() == 0:
+            self.state.check_owner()  # the artifact comes next
+            if self._log_file().exists():
+                self.log_path.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self._log_file(), self.log_path)
         return ended_by
 
     def _probe_memory(self) -> None:
@@ -261,6 +263,8 @@ class Trainer:
         )
 
     def _save_running(self) -> None:
+        if distributed.rank() == 0:
+            self.state.check_owner()
         self.save(self.state.path(self.counters.step))
         self.saved_at = time.monotonic()
         if distributed.rank() == 0:

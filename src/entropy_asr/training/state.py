@@ -1,12 +1,14 @@
 """Running state of a job that may die: where it lies, which file counts, when it must not be used.
 
 It lies outside the workflow's declared outputs, which Snakemake deletes when a job fails.  A state belongs to one
-fingerprint (config and inputs); another one's is set aside with its name, never resumed and never deleted.
+fingerprint (config and inputs); another one's is set aside with its name, never resumed and never deleted.  It also belongs
+to one process at a time, the last that opened it: a job on a node that Slurm lost may go on beside the one that replaced it.
 """
 
 import logging
 import shutil
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,6 +24,7 @@ class RunningState:
 
     folder: Path
     key: str
+    owner: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def open(self, device: torch.device) -> Path | None:
         """The newest state of this fingerprint, or None; a state of another one is moved aside. Collective: rank 0 looks."""
@@ -38,10 +41,21 @@ class RunningState:
             log.warning("running state in %s was made with another config or other inputs: set aside as %s", self.folder, aside)
         self.folder.mkdir(parents=True, exist_ok=True)
         mark.write_text(self.key)
+        (self.folder / "owner").write_text(self.owner)
         for unfinished in self.folder.glob(".*.tmp"):  # of a process that died while saving
             unfinished.unlink()
         states = self._states()
         return int(states[-1].stem.removeprefix("state-")) if states else -1
+
+    def check_owner(self) -> None:
+        """Call on rank 0 before anything is written.
+
+        Raises:
+            RuntimeError: another process has taken the job over; torchrun then ends this one's ranks.
+        """
+        owner = self.folder / "owner"
+        if not owner.exists() or owner.read_text() != self.owner:
+            raise RuntimeError(f"{self.folder}: another process has taken this job over; this one ends without writing anything")
 
     def path(self, step: int) -> Path:
         return self.folder / f"state-{step:09d}.safetensors"
