@@ -2,6 +2,7 @@
 
     entropy-asr config check config/mini.yaml
     entropy-asr plan config/paper.yaml
+    entropy-asr status
     entropy-asr show results
     entropy-asr score --refs refs.jsonl --hyps hyps.jsonl --language en --out scores
     entropy-asr transcribe results/systems/ours/seed-1/joint_sft my.wav
@@ -62,13 +63,13 @@ def plan(
     for name, size in [*sizes.items(), ("recogniser", sum(sizes.values()) - sizes["phoneme head"])]:
         table.add_row(name, f"{size / 1e6:,.1f} M")
     console.print(table)
-    columns = ("stage", "steps", "audio h", "weights", "grads", "Adam", "activ.", "GiB", "GPU h")
-    processes = config.resources.nodes * max(1, config.resources.gpus_per_node)
-    table = Table(*columns, title=f"arm ours, one seed, ZeRO-2 on {processes} processes", padding=(0, 0), collapse_padding=True)
+    columns = ("stage", "GPUs", "steps", "audio h", "weights", "grads", "Adam", "activ.", "GiB", "GPU h")
+    table = Table(*columns, title="arm ours, one seed, ZeRO-2", padding=(0, 0), collapse_padding=True)
     for cost in stage_costs(config):
         memory = (cost.weights, cost.gradients, cost.optimiser, cost.activations, cost.memory)
         table.add_row(
             cost.stage,
+            str(cost.processes),
             f"{cost.steps:,}",
             f"{cost.audio_hours:,.0f}",
             *(f"{value / 2**30:.2f}" for value in memory),
@@ -116,6 +117,17 @@ def score(
     if language not in languages:
         raise InputError(f"--language is {language!r}, expected one of {', '.join(languages)}")
     print(one_line(hyps.name, write_scores(*read_pairs(refs, hyps, language), out)))
+
+
+@app.command()
+@friendly_exit()
+def status(folder: Path = typer.Argument(Path(), help="working directory of the run")) -> None:
+    """Show the stages of a run: their Slurm jobs, progress, time left, and the last lines of the log where one failed."""
+    from entropy_asr.status import run_status, show
+
+    if not (folder / "results").is_dir():
+        raise InputError(f"{folder / 'results'} does not exist: name the folder that snakemake was called for (--directory)")
+    show(run_status(folder))
 
 
 @app.command()
