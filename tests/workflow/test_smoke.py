@@ -80,6 +80,12 @@ def test_every_trained_artifact_says_where_it_comes_from(run: Path) -> None:
     assert not list((run / "results").rglob("*.pt")) and not list((run / "results").rglob("*.bin"))
 
 
+def test_the_rule_graph_in_the_docs_is_this_runs(run: Path) -> None:
+    from entropy_asr.reporting.rulegraph import page
+
+    assert (REPO / "docs/rulegraph.md").read_text() == page(run), "run: python -m entropy_asr.reporting.rulegraph <run>"
+
+
 def test_a_second_call_has_nothing_to_do(run: Path) -> None:
     assert planned(run, SMOKE, "all") == set()
 
