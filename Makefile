@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: reproduce test test-faults smoke benchmark benchmark-gpu lint clean
+.PHONY: reproduce test test-faults test-slurm test-dvc smoke benchmark benchmark-gpu lint clean
 
 reproduce: $(READY)  ## the default scale (mini), from audio to report
 	$(RUN) snakemake --cores $(CORES) all
@@ -22,6 +22,12 @@ test: $(READY)
 
 test-faults: $(READY)  ## every stage killed again and again, about 25 minutes
 	$(RUN) pytest -m faults
+
+test-slurm: $(READY)  ## a real Slurm on this machine, about 8 minutes; as root: apt-get install slurm-wlm munge
+	$(RUN) pytest -m slurm tests/slurm
+
+test-dvc: $(READY)  ## a smoke run by dvc repro, pushed, pulled and restored, about 6 minutes
+	$(RUN) pytest -m dvc tests/workflow
 
 benchmark: $(READY)  ## speed against named peers, as ratios; docs/benchmarks.md
 	OMP_NUM_THREADS=1 $(RUN) python benchmarks/run.py

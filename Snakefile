@@ -20,6 +20,7 @@ include: "workflow/rules/system.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/analyse.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/steps.smk"
 include: "workflow/rules/cluster.smk"
 
 

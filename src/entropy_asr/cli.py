@@ -132,6 +132,24 @@ def status(folder: Path = typer.Argument(Path(), help="working directory of the 
 
 @app.command()
 @friendly_exit()
+def dvc(path: Path = typer.Argument(Path("config/mini.yaml"), help="config, as seen from the root of the repository")) -> None:
+    """Write dvc.yaml: the steps of this config's experiment as DVC stages."""
+    from entropy_asr.pipeline import write_dvc_yaml
+
+    write_dvc_yaml(path)
+
+
+@app.command()
+@friendly_exit()
+def restore(path: Path = typer.Argument(Path("config/mini.yaml"), help="config that dvc.yaml was written for")) -> None:
+    """After `dvc pull`: have Snakemake take the pulled results as made, if this config made them."""
+    from entropy_asr.pipeline import restore as restore_results
+
+    restore_results(path)
+
+
+@app.command()
+@friendly_exit()
 def reference(
     results: Path = typer.Argument(Path("results")),
     folder: Path = typer.Argument(Path("docs/results")),

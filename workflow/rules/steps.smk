@@ -1,0 +1,75 @@
+# One target a step of the recipe: `snakemake … step_align` makes all alignments and what they need. dvc.yaml calls these.
+
+
+def every(stage, name, arms=ARMS):
+    return expand(SYSTEM + "/{stage}/{name}", arm=arms, seed=SEEDS, stage=stage, name=name)
+
+
+rule step_data:
+    input:
+        [manifest(split) for split in SPLITS],
+        "results/features/stats.json",
+        "results/text/phonemes/tokens.txt",
+    localrule: True
+
+
+rule step_lm:
+    input:
+        "results/text/lm/lm.json",
+    localrule: True
+
+
+rule step_pretrain:
+    input:
+        every_part,
+    localrule: True
+
+
+rule step_align:
+    input:
+        every("align", "model.safetensors"),
+    localrule: True
+
+
+rule step_ia_sft:
+    input:
+        every("ia_sft", [f"gate-{i}.json" for i in range(CONFIG.cka.max_parts)], [arm for arm in ARMS if arm == "ours"]),
+    localrule: True
+
+
+rule step_joint_sft:
+    input:
+        every("joint_sft", "model.safetensors"),
+    localrule: True
+
+
+rule step_decode:
+    input:
+        expand("results/decode/{system}/seed-{seed}/{testset}.jsonl", system=[*ARMS, "encoder"], seed=SEEDS, testset=TESTS),
+    localrule: True
+
+
+rule step_score:
+    input:
+        expand("results/metrics/score/{system}/seed-{seed}/{testset}.json", system=[*ARMS, "encoder"], seed=SEEDS, testset=TESTS),
+    localrule: True
+
+
+rule step_report:
+    input:
+        "results/tables/main.csv",
+        "results/report/index.html",
+        "results/metrics/summary.json",
+    localrule: True
+
+
+rule metrics_summary:
+    # The main table as nested JSON: what `dvc metrics` reads.
+    input:
+        "results/tables/main.csv",
+    output:
+        "results/metrics/summary.json",
+    log:
+        "results/logs/metrics_summary.log",
+    shell:
+        "python -m entropy_asr.reporting.summary --main {input} --out {output} 2>&1 | tee {log}"
