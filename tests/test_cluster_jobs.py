@@ -37,15 +37,14 @@ def test_one_node_is_torchrun_several_are_srun_and_a_cpu_is_python() -> None:
     resources = Resources(**PAPER, stages={"pretrain": {"nodes": 2}, "align": {"gpus_per_node": 0}})
     site = Site(container="apptainer exec --nv a.sif")
     several, one = launch(resources, "pretrain", site), launch(resources, "joint_sft", site)
-    assert one == (
-        "env ENTROPY_ASR_DEVICE=cuda apptainer exec --nv a.sif torchrun --standalone --nproc-per-node=8 --shutdown-timeout=600 -m"
-    )
-    assert several.startswith(
+    container = "env OMP_NUM_THREADS=8 ENTROPY_ASR_DEVICE=cuda apptainer exec --nv a.sif"
+    assert one == f"{container} torchrun --standalone --nproc-per-node=8 --shutdown-timeout=600 -m"
+    assert several == (
         "srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task=64 --kill-on-bad-exit=1 --gres=gpu:a100:8"
+        f" {container} python -m entropy_asr.training.node --nproc-per-node=8 --shutdown-timeout=600 -m"
     )
-    assert several.endswith("python -m entropy_asr.training.node --nproc-per-node=8 --shutdown-timeout=600 -m")
     assert launch(resources, "align", site) == "python -m"
-    assert launch(resources, "decode", site) == "env ENTROPY_ASR_DEVICE=cuda apptainer exec --nv a.sif python -m"
+    assert launch(resources, "decode", site) == f"{container} python -m"
     asked = stage_resources(resources, "pretrain", site)
     assert (asked["mpi"], asked["tasks"], asked["nodes"]) == ("srun", 2, 2)
     assert "mpi" not in stage_resources(resources, "joint_sft", site)

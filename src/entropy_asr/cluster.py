@@ -8,6 +8,7 @@ stage's module.  Numbers come from the config's `resources`, names (account, par
 """
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -94,7 +95,9 @@ def _growing(mem_mb: int, most: int | None) -> Callable[..., int]:
 def launch(resources: Resources, stage: ClusterStage, site: Site) -> str:
     """The words before a stage's module: one process, or torchrun on one node, or srun and torchrun on several."""
     asked = resources.of(stage)
-    words = [f"env ENTROPY_ASR_DEVICE={resources.device}"] if asked.gpus_per_node else []
+    # Threads of one process: Snakemake would give each rank those of the whole node.
+    threads = max(1, asked.cpus // max(1, asked.gpus_per_node))
+    words = [f"env OMP_NUM_THREADS={threads} ENTROPY_ASR_DEVICE={resources.device}"] if asked.gpus_per_node else []
     words += [site.container] if asked.gpus_per_node and site.container else []
     if asked.nodes == 1 and (not asked.gpus_per_node or stage in ("lm", "decode")):
         return " ".join([*words, "python -m"])
@@ -181,19 +184,23 @@ def refuse_lost_preemption(site: Site) -> None:
     """Stop where Slurm would cancel preempted jobs for good: the executor waits for them to come back.
 
     Raises:
-        InputError: the partition of the GPU stages cancels preempted jobs.
+        InputError: a partition that the stages use cancels preempted jobs.
     """
-    if "preempt/none" in _scontrol("config", "PreemptType"):
+    if re.search(r"PreemptType\s*=\s*preempt/none", _scontrol("config")):
         return
-    for partition in {site.gpu_partition, site.cpu_partition} - {None}:
-        if "CANCEL" in _scontrol(f"partition {partition}", "PreemptMode"):
+    used = {site.gpu_partition, site.cpu_partition}
+    for line in _scontrol("partition").splitlines():
+        facts = dict(word.split("=", 1) for word in line.split() if "=" in word)
+        mine = facts["PartitionName"] in used or (None in used and facts.get("Default") == "YES")
+        if mine and "CANCEL" in facts.get("PreemptMode", ""):
             raise InputError(
-                f"partition {partition} cancels preempted jobs (PreemptMode=CANCEL), and snakemake would wait for them for ever: "
-                "name one with PreemptMode=REQUEUE in the site file"
+                f"partition {facts['PartitionName']} cancels preempted jobs (PreemptMode=CANCEL), and snakemake would wait for "
+                "them for ever: name one with PreemptMode=REQUEUE in the site file"
             )
 
 
-def _scontrol(what: str, key: str) -> str:
-    done = subprocess.run(["scontrol", "-o", "show", *what.split()], capture_output=True, text=True, check=False)
-    lines = done.stdout.replace(" = ", "=").split()
-    return next((word.split("=", 1)[1] for word in lines if word.startswith(f"{key}=")), "")
+def _scontrol(what: str) -> str:
+    done = subprocess.run(["scontrol", "-o", "show", what], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise InputError(f"scontrol show {what} failed: {done.stderr.strip()}")
+    return done.stdout

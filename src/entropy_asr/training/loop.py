@@ -242,6 +242,7 @@ class Trainer:
             "skipped_batches": counters.skipped,
             "time": round(time.time(), 1),
         }
+        self.state.check_owner()
         with self._log_file().open("a") as file:
             file.write(json.dumps(line) + "\n")
         for name in line.keys() - {"step", "time"}:
