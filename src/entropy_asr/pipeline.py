@@ -49,6 +49,11 @@ def steps(config: Config) -> list[Step]:
     ia_sft = system("ia_sft", asynchronous)
     corpora = sorted({corpus.path for corpus in config.data.corpora.values()})
     manifests = [f"results/manifests/{name}" for name in sorted(config.data.corpora)]
+    conditions = ["results/manifests/conditions", "results/audio/conditions"]
+    packaged = ["results/peers"] if any(peer.path == "packaged" for peer in config.peers.values()) else []
+    given = sorted({peer.path for peer in config.peers.values() if peer.kind == "hypotheses"})
+    metrics = [f"results/metrics/{name}" for name in ("alignment", "encoder", "system", "drift")]
+    published = [config.published] if config.published else []
     data = [*manifests, "results/features", "results/text/phonemes"]
     found = [
         Step("data", data, corpora, ["data.corpora", "data.train"], ["manifests", "feature_stats"]),
@@ -63,12 +68,23 @@ def steps(config: Config) -> list[Step]:
         Step("align", align, [*manifests, *encoders, *lm], trained, ["align"]),
         Step("ia_sft", ia_sft, [*manifests, *encoders, *lm, *system("align", asynchronous)], trained, ["ia_sft"]),
         Step("joint_sft", joint, [*manifests, *encoders, *lm, *align, *ia_sft], trained, ["joint_sft"]),
-        Step("decode", ["results/decode"], [*manifests, *encoders, *joint], ["data.test"], ["decode"]),
+        Step(
+            "decode",
+            ["results/decode", *conditions, *packaged],
+            [*manifests, *encoders, *joint, *given],
+            ["data.test", "peers"],
+            ["decode", "conditions"],
+        ),
         Step("score", ["results/metrics/score"], ["results/decode"]),
+        Step("metrics", metrics, [*manifests, *encoders, *lm, *joint], ["data.test"], ["metrics"]),
         Step(
             "report",
-            [f"results/{name}" for name in ("tables", "figures", "report", "metrics/summary.json", "config/resolved.yaml")],
-            ["results/metrics/score", "results/decode", *manifests, *encoders, *lm, *align, *ia_sft, *joint],
+            [
+                *(f"results/{name}" for name in ("tables", "figures", "report", "config/resolved.yaml")),
+                *(f"results/metrics/{name}" for name in ("hallucination", "summary.json")),
+            ],
+            ["results/metrics/score", "results/decode", *conditions, *metrics, *published]
+            + [*manifests, *encoders, *lm, *align, *ia_sft, *joint],
         ),
     ]
     return [step for step in found if step.outs]

@@ -46,12 +46,23 @@ rule step_joint_sft:
 rule step_decode:
     input:
         expand("results/decode/{system}/seed-{seed}/{testset}.jsonl", system=[*ARMS, "encoder"], seed=SEEDS, testset=TESTS),
+        expand("results/decode/{arm}/seed-{seed}/conditions/{testset}.jsonl", arm=ARMS, seed=SEEDS, testset=TESTS),
+        expand("results/decode/peers/{peer}/{testset}.jsonl", peer=PEERS, testset=TESTS),
     localrule: True
 
 
 rule step_score:
     input:
         expand("results/metrics/score/{system}/seed-{seed}/{testset}.json", system=[*ARMS, "encoder"], seed=SEEDS, testset=TESTS),
+        expand("results/metrics/score/peers/{peer}/{testset}.json", peer=PEERS, testset=TESTS),
+    localrule: True
+
+
+rule step_metrics:
+    input:
+        lambda wildcards: [path for seed in SEEDS for path in encoders_of(seed, "json")],
+        expand("results/metrics/system/{arm}/seed-{seed}.json", arm=ARMS, seed=SEEDS),
+        expand("results/metrics/drift/seed-{seed}.json", seed=SEEDS),
     localrule: True
 
 
