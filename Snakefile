@@ -28,5 +28,6 @@ rule all:
     default_target: True
     input:
         "results/tables/main.csv",
+        "results/tables/main.md",
         "results/tables/entropy.csv",
         "results/report/index.html",

@@ -83,8 +83,10 @@ def steps(config: Config) -> list[Step]:
                 *(f"results/{name}" for name in ("tables", "figures", "report", "config/resolved.yaml")),
                 *(f"results/metrics/{name}" for name in ("hallucination", "summary.json")),
             ],
-            ["results/metrics/score", "results/decode", *conditions, *metrics, *published]
-            + [*manifests, *encoders, *lm, *align, *ia_sft, *joint],
+            [
+                *("results/metrics/score", "results/decode", *conditions, *metrics, *published),
+                *(*manifests, *encoders, *lm, *align, *ia_sft, *joint),
+            ],
         ),
     ]
     return [step for step in found if step.outs]

@@ -10,8 +10,11 @@ from entropy_asr.errors import InputError
 from entropy_asr.reporting.tables import (
     Job,
     app,
+    as_latex,
+    as_markdown,
     cka_rows,
     curve_rows,
+    headline_cells,
     main_rows,
     overlap_minutes,
     published_rows,
@@ -78,6 +81,26 @@ def test_published_figures_are_marked_and_sourced() -> None:
     rows = published_rows(REPO / "data/published.csv")
     assert len(rows) > 200 and {row["kind"] for row in rows} == {"published"}
     assert all(row["source"].startswith("arXiv ") and 0 <= float(row["value_percent"]) < 100 for row in rows)
+
+
+def test_the_table_for_a_paper() -> None:
+    empty = dict.fromkeys(("low_percent", "high_percent", "p_against_ours", "corpus_kind"), "")
+    english = {**empty, "test_set": "english", "metric": "WER", "kind": "measured", "corpus_kind": "synthetic"}
+    rows = [
+        {**english, "arm": "ours", "value_percent": "10", "low_percent": "9", "high_percent": "11.5"},
+        {**english, "arm": "no_ia_sft", "value_percent": "12", "p_against_ours": "0.01"},
+        {**english, "arm": "no_ia_sft", "value_percent": "14", "p_against_ours": "0.01"},
+        {**empty, "test_set": "AISHELL-1", "metric": "CER", "kind": "published", "arm": "theirs", "value_percent": "1.6"},
+    ]
+    columns, cells = headline_cells(rows)
+    assert columns == ["system", "figures", "english WER %", "AISHELL-1 CER %"]
+    assert cells[0] == ["ours", "measured, synthetic speech", "10.00 [9.0, 11.5]", "–"]
+    assert cells[1] == ["no_ia_sft", "measured, synthetic speech", "13.00 ± 1.41*", "–"]
+    assert cells[2] == ["theirs", "published", "–", "1.60"]
+    assert as_markdown(columns, cells).splitlines()[2].startswith("| ours | measured, synthetic speech | 10.00 [9.0, 11.5] |")
+    latex = as_latex(columns, cells).splitlines()
+    assert latex[0] == r"\begin{tabular}{llll}"
+    assert latex[5] == r"no\_ia\_sft & measured, synthetic speech & 13.00 $\pm$ 1.41* & -- \\"
 
 
 def test_scores_of_another_normaliser_are_refused(run: Path) -> None:

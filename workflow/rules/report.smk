@@ -55,6 +55,18 @@ rule table_main:
         " $(printf -- '--provenance %s ' {input.provenance}) --significance {input.significance} {params.synthetic} {params.published} --out {output} 2>&1 | tee {log}"
 
 
+rule table_render:
+    input:
+        "results/tables/main.csv",
+    output:
+        markdown="results/tables/main.md",
+        latex="results/tables/main.tex",
+    log:
+        "results/logs/table_render.log",
+    shell:
+        "python -m entropy_asr.reporting.tables render --main {input} --markdown {output.markdown} --latex {output.latex} 2>&1 | tee {log}"
+
+
 rule table_timeline:
     input:
         of_each_job("provenance.json"),

@@ -69,6 +69,7 @@ rule step_metrics:
 rule step_report:
     input:
         "results/tables/main.csv",
+        "results/tables/main.md",
         "results/report/index.html",
         "results/metrics/summary.json",
     localrule: True

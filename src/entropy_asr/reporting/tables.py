@@ -3,6 +3,7 @@
     python -m entropy_asr.reporting.tables main --scores results/metrics/score/ours/seed-1/english.json … \
         --significance results/tables/significance.csv \
         --provenance results/systems/ours/seed-1/joint_sft/provenance.json … --synthetic english --out …/main.csv
+    python -m entropy_asr.reporting.tables render --main …/main.csv --markdown …/main.md --latex …/main.tex
     python -m entropy_asr.reporting.tables timeline --provenance … --out results/tables/timeline.csv
     python -m entropy_asr.reporting.tables curves --curves …/train.jsonl … --out results/tables/curves.csv
     python -m entropy_asr.reporting.tables cka --parts …/part-0/part.json … --config …/pretrain.json --out …/cka.csv
@@ -20,6 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import typer
@@ -315,6 +317,49 @@ def cka_rows(parts: Sequence[Path], cka_config: dict[str, Any]) -> list[dict[str
     return [{**row, "swapped": swaps.get((seed, row["part"])) == step, **settings} for (seed, step), row in sorted(rows.items())]
 
 
+def headline_cells(rows: Sequence[dict[str, str]]) -> tuple[list[str], list[list[str]]]:
+    """The main table for a paper: a row a system, a column a test set; columns, and cells as text.
+
+    Of one seed the rate with its 95% interval over utterances, of several mean ± standard deviation; a star where the difference
+    to `ours` has p < 0.05 (paired bootstrap, Holm). The encoder's phoneme errors have rows of their own.
+    """
+    tests = list(dict.fromkeys((row["test_set"], row["metric"]) for row in rows))
+    systems = list(dict.fromkeys((row["arm"], row["kind"], row["corpus_kind"]) for row in rows))
+    cells = []
+    for arm, kind, speech in systems:
+        line = [arm, f"{kind}, {speech} speech" if speech else kind]
+        for test in tests:
+            same = [row for row in rows if (row["arm"], row["test_set"], row["metric"]) == (arm, *test)]
+            line.append(_cell(same) if same else "–")
+        cells.append(line)
+    return ["system", "figures", *(f"{test_set} {metric} %" for test_set, metric in tests)], cells
+
+
+def _cell(same: Sequence[dict[str, str]]) -> str:
+    values = [float(row["value_percent"]) for row in same]
+    star = "*" if same[0]["p_against_ours"] and float(same[0]["p_against_ours"]) < 0.05 else ""
+    if len(values) > 1:
+        return f"{fmean(values):.2f} ± {stdev(values):.2f}{star}"
+    interval = f" [{float(same[0]['low_percent']):.1f}, {float(same[0]['high_percent']):.1f}]" if same[0]["low_percent"] else ""
+    return f"{values[0]:.2f}{star}{interval}"
+
+
+def as_markdown(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [columns, ["---"] * len(columns), *cells]) + "\n"
+
+
+def as_latex(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A LaTeX tabular for the package booktabs."""
+
+    def row(line: Sequence[str]) -> str:
+        escaped = (re.sub(r"([%_&#$])", r"\\\1", cell).replace("±", r"$\pm$").replace("–", "--") for cell in line)
+        return " & ".join(escaped) + r" \\"
+
+    body = [row(columns), r"\midrule", *map(row, cells)]
+    return "\n".join([rf"\begin{{tabular}}{{{'l' * len(columns)}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
 
 
@@ -331,6 +376,19 @@ def main(
     """Error rates with their uncertainty and what each system cost; published ones last."""
     rows = main_rows(scores, provenance, synthetic, read_table(significance))
     write_table(out, rows + (published_rows(published) if published else []), MAIN_COLUMNS)
+
+
+@app.command()
+@friendly_exit()
+def render(
+    main: Path = typer.Option(..., help="main.csv"),
+    markdown: Path = typer.Option(..., help="to write"),
+    latex: Path = typer.Option(..., help="to write"),
+) -> None:
+    """The main table for a page and for a paper."""
+    columns, cells = headline_cells(read_table(main))
+    atomic_write(markdown, as_markdown(columns, cells))
+    atomic_write(latex, as_latex(columns, cells))
 
 
 @app.command()
