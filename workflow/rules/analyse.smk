@@ -99,7 +99,7 @@ rule table_entropy:
         systems=expand("results/metrics/system/{arm}/seed-{seed}.json", arm=ARMS, seed=SEEDS),
         drift=expand("results/metrics/drift/seed-{seed}.json", seed=SEEDS),
     output:
-        entropy="results/tables/entropy.csv",
+        entropy=report("results/tables/entropy.csv", category="Tables", caption="../report/table.rst"),
         spectrum="results/tables/spectrum.csv",
     log:
         "results/logs/table_entropy.log",
@@ -114,7 +114,8 @@ rule figures_entropy:
         entropy="results/tables/entropy.csv",
         spectrum="results/tables/spectrum.csv",
     output:
-        expand("results/figures/{name}.{kind}", name=ENTROPY_FIGURES, kind=["svg", "png"]),
+        report(expand("results/figures/{name}.svg", name=ENTROPY_FIGURES), category="Figures", caption="../report/figure.rst"),
+        expand("results/figures/{name}.png", name=ENTROPY_FIGURES),
     params:
         out=subpath(output[0], parent=True),
     log:

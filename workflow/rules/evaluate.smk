@@ -61,7 +61,7 @@ rule hallucination:
     input:
         expand("results/decode/{arm}/seed-{seed}/conditions/{testset}.jsonl", arm=ARMS, seed=SEEDS, testset=TESTS),
     output:
-        table="results/tables/hallucination.csv",
+        table=report("results/tables/hallucination.csv", category="Tables", caption="../report/table.rst"),
         examples="results/metrics/hallucination/examples.jsonl",
     log:
         "results/logs/hallucination.log",
@@ -92,7 +92,7 @@ rule significance:
     input:
         expand("results/decode/{arm}/seed-{seed}/{testset}.jsonl", arm=ARMS, seed=SEEDS, testset=TESTS),
     output:
-        "results/tables/significance.csv",
+        report("results/tables/significance.csv", category="Tables", caption="../report/table.rst"),
     params:
         baseline=REPORTED,
     log:

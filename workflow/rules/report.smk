@@ -44,7 +44,7 @@ rule table_main:
         published=in_repo(CONFIG.published) if CONFIG.published else [],
         provenance=of_each_job("provenance.json"),
     output:
-        "results/tables/main.csv",
+        report("results/tables/main.csv", category="Tables", caption="../report/table.rst"),
     params:
         published=f"--published {in_repo(CONFIG.published)}" if CONFIG.published else "",
         synthetic=" ".join(f"--synthetic {name}" for name in TESTS if is_synthetic(CONFIG.data.test[name].split)),
@@ -71,7 +71,7 @@ rule table_timeline:
     input:
         of_each_job("provenance.json"),
     output:
-        "results/tables/timeline.csv",
+        report("results/tables/timeline.csv", category="Tables", caption="../report/table.rst"),
     log:
         "results/logs/table_timeline.log",
     shell:
@@ -94,12 +94,15 @@ rule table_cka:
         parts=every_part,
         config="results/config/pretrain.json",
     output:
-        "results/tables/cka.csv",
+        report("results/tables/cka.csv", category="Tables", caption="../report/table.rst"),
     log:
         "results/logs/table_cka.log",
     shell:
         "python -m entropy_asr.reporting.tables cka $(printf -- '--parts %s ' {input.parts}) --config {input.config}"
         " --out {output} 2>&1 | tee {log}"
+
+
+FIGURES = ["errors", "hallucination", "curves", "cka", "timeline"]
 
 
 rule figures:
@@ -110,7 +113,10 @@ rule figures:
         timeline="results/tables/timeline.csv",
         hallucination="results/tables/hallucination.csv",
     output:
-        expand("results/figures/{name}.{kind}", name=["curves", "cka", "timeline", "errors", "hallucination"], kind=["svg", "png"]),
+        report(
+            expand("results/figures/{name}.svg", name=FIGURES), category="Figures", caption="../report/figure.rst"
+        ),
+        expand("results/figures/{name}.png", name=FIGURES),
     params:
         synthetic="--synthetic" if any(map(is_synthetic, CONFIG.data.train)) else "",
         out=subpath(output[0], parent=True),
@@ -139,7 +145,7 @@ rule report:
         timeline="results/tables/timeline.csv",
         entropy="results/tables/entropy.csv",
         figures=expand(
-            "results/figures/{name}.svg", name=["errors", "hallucination", "curves", "cka", "timeline", *ENTROPY_FIGURES]
+            "results/figures/{name}.svg", name=[*FIGURES, *ENTROPY_FIGURES]
         ),
         hyps=expand("results/decode/{arm}/seed-{seed}/{testset}.jsonl", arm=REPORTED, seed=SEEDS[0], testset=TESTS),
         errors=expand("results/metrics/score/{arm}/seed-{seed}/{testset}.errors.txt", arm=REPORTED, seed=SEEDS[0], testset=TESTS),
