@@ -1,5 +1,7 @@
 """The report is one file that needs nothing else, and says what the tables say."""
 
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from entropy_asr.reporting import tables
 from entropy_asr.reporting.report import Piece, app, choose_examples, headline, pieces
 
 VOID = {"meta", "img", "br"}
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 class Page(HTMLParser):
@@ -95,6 +98,20 @@ def test_it_says_what_the_tables_say(page: Page) -> None:
 def test_hallucinations_can_be_heard(page: Page) -> None:
     assert "thank you" in page.text and "(nothing)" in page.text
     assert "data:audio/flac;base64,ZkxhQw==" in page.loaded
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_a_browser_shows_it_without_complaint(page: Page, run: Path, tmp_path: Path) -> None:
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--window-size=1200,3000"]
+    command += [
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--screenshot={tmp_path / 'page.png'}",
+        str(run / "report/index.html"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 and (tmp_path / "page.png").stat().st_size > 10_000
+    complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line or "ERR_" in line]
+    assert not complaints
 
 
 def test_transcripts_are_marked(page: Page) -> None:
