@@ -79,7 +79,17 @@ def test_stages_name_real_sections(stage: str) -> None:
 def test_a_parameter_of_alignment_changes_no_other_stage() -> None:
     changed = Config(align=Config().align.model_copy(update={"peak_lr": 0.5}))
     different = {stage for stage in STAGE_SECTIONS if stage_json(changed, stage) != stage_json(Config(), stage)}
-    assert different == {"align"}
+    assert different == {"align", "joint_sft_alone"}  # the latter takes alignment's steps on, where an arm has none
+
+
+def test_a_new_arm_is_a_few_lines(tmp_path: Path) -> None:
+    config = Config(arms=["ours", "mine"], recipes={"mine": {"ia_sft": False, "train_encoder": False}})
+    assert not config.recipe("mine").train_encoder and config.recipe("mine").align and config.recipe("ours").ia_sft
+    assert "arm 'our' is not known; did you mean 'ours'?" in refusal({"arms": ["our"]})
+    assert "ia_sft needs align" in refusal({"recipes": {"mine": {"align": False}}})
+    assert "no such stages of its own to share" in refusal({"recipes": {"mine": {"shares": "frozen_encoder"}}})
+    assert "no such stages of its own to share" in refusal({"recipes": {"mine": {"shares": "no_ia_sft"}}})
+    assert "'ours' is taken" in refusal({"recipes": {"ours": {"ia_sft": False}}})
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -24,13 +24,38 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from entropy_asr.errors import InputError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Arm = Literal["ours", "no_ia_sft"]
 ClusterStage = Literal["lm", "pretrain", "align", "ia_sft", "joint_sft", "decode"]
 ONE_PROCESS = ("lm", "decode")
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Recipe(Section):
+    """An arm: what follows encoder pretraining. Every arm takes the same number of LLM-side steps: joint SFT takes those left out."""
+
+    align: bool = Field(
+        True, description="alignment first; else joint SFT begins with a new adaptor and takes alignment's steps too"
+    )
+    ia_sft: bool = Field(True, description="IA-SFT beside pretraining; else joint SFT takes its steps, once for each part")
+    shares: str | None = Field(None, description="arm whose alignment and IA-SFT it goes on from; null: its own")
+    train_encoder: bool = Field(True, description="the encoder learns in joint SFT")
+
+    @model_validator(mode="after")
+    def _ia_sft_is_aligned(self) -> "Recipe":
+        if self.ia_sft and not self.align:
+            raise ValueError("ia_sft needs align: it goes on from an aligned adaptor")
+        return self
+
+
+# The arms of method, section 4, that differ after pretraining. `recipes` in a config adds to them.
+RECIPES = {
+    "ours": Recipe(),
+    "no_ia_sft": Recipe(ia_sft=False),
+    "joint_only": Recipe(align=False, ia_sft=False),
+    "frozen_encoder": Recipe(shares="ours", train_encoder=False),
+}
 
 
 class Corpus(Section):
@@ -380,7 +405,12 @@ class Config(Section):
 
     name: str = Field("paper", description="name of the scale")
     seeds: list[int] = Field([1], min_length=1, description="one full run each")
-    arms: list[Arm] = Field(["ours", "no_ia_sft"], min_length=1, description="systems to compare (method, section 4)")
+    arms: list[str] = Field(
+        ["ours", "no_ia_sft"],
+        min_length=1,
+        description=f"systems to compare (method, section 4), of {', '.join(RECIPES)} and `recipes`",
+    )
+    recipes: dict[str, Recipe] = Field(default_factory=dict, description="arms of your own, by name")
     data: Data = Field(default_factory=Data)
     quality: Quality = Field(default_factory=Quality)
     features: Features = Field(default_factory=Features)
@@ -419,10 +449,29 @@ class Config(Section):
     @model_validator(mode="after")
     def _peers_are_no_arms(self) -> "Config":
         for name in self.peers:
-            if name in (*get_args(Arm), "encoder") or not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+            if name in (*RECIPES, *self.recipes, "encoder") or not re.fullmatch(r"[A-Za-z0-9._-]+", name):
                 raise ValueError(
                     f"peers: '{name}' is the name of an arm, or holds more than letters, digits and ._-; choose another"
                 )
+        return self
+
+    def recipe(self, arm: str) -> Recipe:
+        """How an arm is made."""
+        return {**RECIPES, **self.recipes}[arm]
+
+    @model_validator(mode="after")
+    def _arms_are_known(self) -> "Config":
+        known = {**RECIPES, **self.recipes}
+        for name in self.recipes:
+            if name in RECIPES or not re.fullmatch(r"[a-z0-9_]+", name) or name in ("encoder", "lm", "phoneme", "peers"):
+                raise ValueError(f"recipes: '{name}' is taken, or holds more than a-z, 0-9 and _; choose another name")
+        for arm in [*self.arms, *(recipe.shares for recipe in self.recipes.values() if recipe.shares)]:
+            if arm not in known:
+                raise ValueError(f"arm '{arm}' is not known{_did_you_mean(arm, known)}")
+        for name, recipe in self.recipes.items():
+            shared = known[recipe.shares] if recipe.shares else None
+            if shared and (shared.shares or not shared.align or (shared.align, shared.ia_sft) != (recipe.align, recipe.ia_sft)):
+                raise ValueError(f"recipes.{name}: '{recipe.shares}' has no such stages of its own to share")
         return self
 
     @model_validator(mode="after")
@@ -442,6 +491,8 @@ STAGE_SECTIONS: dict[str, list[str]] = {
     "align": ["features", "augment", "adaptor", "prompt", "align", "engine"],
     "ia_sft": ["features", "augment", "prompt", "ia_sft", "engine"],
     "joint_sft": ["features", "augment", "prompt", "ia_sft", "joint_sft", "engine"],
+    # For an arm without alignment: its new adaptor, and the steps that it takes on.
+    "joint_sft_alone": ["features", "augment", "adaptor", "prompt", "align", "ia_sft", "joint_sft", "engine"],
     "decode": ["features", "prompt", "decode"],
     "conditions": ["features", "hallucination"],
     "metrics": ["features", "metrics"],

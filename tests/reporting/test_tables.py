@@ -1,5 +1,6 @@
 """The tables hold what the artifacts say: cumulative hours once, each CKA point once, overlap from the clock."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from repository import REPO
 from typer.testing import CliRunner
 
 from entropy_asr.errors import InputError
+from entropy_asr.files import write_json
 from entropy_asr.reporting.tables import (
     Job,
     app,
@@ -43,6 +45,17 @@ def test_cost_counts_pretraining_once_and_adds_the_stages_of_the_arm(run: Path) 
     assert ours["audio_hours_llm_side"] == 0.5 + 3 * 0.25 + 0.75
     assert ours["llm_side_steps"] == other["llm_side_steps"] == 250
     assert [ours[f"parameters_{name}"] for name in ("encoder", "adaptor", "llm")] == [1000, 200, 3000]
+
+
+def test_stages_that_an_arm_shares_count_for_it(run: Path) -> None:
+    ours, frozen = run / "systems/ours/seed-1", run / "systems/frozen_encoder/seed-1/joint_sft/provenance.json"
+    facts = json.loads((ours / "joint_sft/provenance.json").read_text())
+    write_json(frozen, {**facts, "previous": "results/systems/ours/seed-1/ia_sft/iter-2", "end_step": 70})
+    score = run / "metrics/score/frozen_encoder/seed-1/english.json"
+    write_json(score, json.loads((run / "metrics/score/ours/seed-1/english.json").read_text()))
+    row = next(row for row in main_table(run) if row["arm"] == "frozen_encoder")
+    assert row["llm_side_steps"] == 50 + 3 * 50 + 70  # not the joint SFT of `ours`
+    assert row["audio_hours_llm_side"] == 0.5 + 3 * 0.25 + 0.75
 
 
 def test_scores_become_percent_with_language_and_corpus_kind(run: Path) -> None:

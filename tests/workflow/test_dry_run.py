@@ -6,7 +6,7 @@ import pytest
 from repository import REPO, snakemake
 
 
-@pytest.mark.parametrize("scale", ["smoke", "mini", "paper"])
+@pytest.mark.parametrize("scale", ["smoke", "mini", "study", "paper"])
 def test_a_fresh_checkout_can_be_planned(scale: str, tmp_path: Path) -> None:
     done = snakemake(tmp_path, "--configfile", str(REPO / f"config/{scale}.yaml"), "-n", "results/tables/main.csv")
     assert done.returncode == 0, done.stderr

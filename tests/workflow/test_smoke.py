@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from repository import REPO, snakemake
 
+ARMS = ("ours", "no_ia_sft", "joint_only", "frozen_encoder")
 SMOKE = f"--configfile={REPO / 'config/smoke.yaml'}"
 
 
@@ -36,11 +37,9 @@ def planned(folder: Path, *arguments: str) -> set[str]:
 def test_table_and_report_are_there(run: Path) -> None:
     with (run / "results/tables/main.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {(row["arm"], row["test_set"]) for row in rows} >= {
-        (arm, test) for arm in ("ours", "no_ia_sft") for test in ("english", "mandarin")
-    }
+    assert {(row["arm"], row["test_set"]) for row in rows} >= {(arm, test) for arm in ARMS for test in ("english", "mandarin")}
     assert {row["corpus_kind"] for row in rows} == {"synthetic"}
-    assert len({row["llm_side_steps"] for row in rows if row["arm"] != "encoder"}) == 1  # equal for both arms
+    assert len({row["llm_side_steps"] for row in rows if row["arm"] != "encoder"}) == 1  # equal for all arms
     assert (run / "results/report/index.html").stat().st_size > 10_000
 
 
@@ -49,15 +48,26 @@ def test_the_metrics_of_every_stage_are_there(run: Path) -> None:
         rows = list(csv.DictReader(file))
     parts = len(list((run / "results/encoders/phoneme/seed-1").glob("part-*")))
     stages = {("encoder", "pretrain", str(part)) for part in range(parts)}
-    stages |= {(arm, "joint_sft", "") for arm in ("ours", "no_ia_sft")}
+    stages |= {(arm, "joint_sft", "") for arm in ARMS}
     for metric in ("nse", "pai", "csai"):
         assert {(row["arm"], row["stage"], row["part"]) for row in rows if row["metric"] == metric} == stages
     for metric in ("eer", "ler", "h0", "h1", "h2"):
-        assert {row["arm"] for row in rows if row["metric"] == metric and row["value"]} == {"ours", "no_ia_sft"}
+        assert {row["arm"] for row in rows if row["metric"] == metric and row["value"]} == set(ARMS)
     pairs = {(row["arm"], row["part"], row["compared_with"]) for row in rows if row["metric"] == "cka"}
-    assert len(pairs) == (parts + 2) * (parts + 1) // 2  # every pair of checkpoints
+    assert len(pairs) == (parts + len(ARMS)) * (parts + len(ARMS) - 1) // 2  # every pair of checkpoints
     assert {row["corpus_kind"] for row in rows} == {"synthetic"}
     assert "Entropy allocation" in (run / "results/report/index.html").read_text()
+
+
+def test_the_frozen_encoder_stays_and_shares_stages(run: Path) -> None:
+    with (run / "results/tables/entropy.csv").open() as file:
+        cka = [row for row in csv.DictReader(file) if row["metric"] == "cka"]
+    last = max(row["part"] for row in cka)
+    kept = [float(row["value"]) for row in cka if row["compared_with"] == "frozen_encoder/joint_sft" and row["part"] == last]
+    assert kept and min(kept) > 1 - 1e-9
+    moved = [float(row["value"]) for row in cka if row["compared_with"] == "joint_only/joint_sft" and row["part"] == last]
+    assert min(moved) < 1 - 1e-6
+    assert sorted(path.name for path in (run / "results/systems/frozen_encoder/seed-1").iterdir()) == ["joint_sft"]
 
 
 def test_ia_sft_ran_beside_pretraining(run: Path) -> None:

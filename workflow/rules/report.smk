@@ -17,10 +17,11 @@ def of_each_job(name):
         for seed in SEEDS:
             encoders = [part.replace("part.json", name) for part in parts(seed)]
             found += encoders
-            for arm in ARMS:
-                stages = ["align", "joint_sft"]
-                if arm == "ours":
-                    stages += [f"ia_sft/iter-{iteration}" for iteration in range(len(encoders))]
+            for arm in MADE:
+                recipe, stages = CONFIG.recipe(arm), ["joint_sft"] if arm in ARMS else []
+                if not recipe.shares:
+                    stages += ["align"] if recipe.align else []
+                    stages += [f"ia_sft/iter-{iteration}" for iteration in range(len(encoders))] if recipe.ia_sft else []
                 found += expand(SYSTEM + "/{stage}/{name}", arm=arm, seed=seed, stage=stages, name=name)
         return found
 

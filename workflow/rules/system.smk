@@ -3,8 +3,8 @@ SYSTEM = "results/systems/{arm}/seed-{seed}"
 
 
 def encoder_to_align(wildcards):
-    """`ours` starts as soon as part 0 is there; `no_ia_sft` waits for the last part."""
-    if wildcards.arm == "ours":
+    """With IA-SFT alignment starts as soon as part 0 is there; without, it waits for the last part."""
+    if CONFIG.recipe(wildcards.arm).ia_sft:
         return f"results/encoders/{OBJECTIVE}/seed-{wildcards.seed}/part-0/encoder.safetensors"
     return final_encoder(wildcards)
 
@@ -27,9 +27,12 @@ def iteration_if_any(wildcards):
 
 
 def before_joint(wildcards):
-    if wildcards.arm == "ours":
-        return {"gates": expand(SYSTEM + "/ia_sft/gate-{iteration}.json", iteration=range(CONFIG.cka.max_parts), **wildcards)}
-    return {"parts": parts(wildcards.seed), "previous": expand(SYSTEM + "/align/model.safetensors", **wildcards)}
+    """What joint SFT goes on from, and the parts whose IA-SFT steps it takes on."""
+    recipe = CONFIG.recipe(wildcards.arm)
+    system = SYSTEM.format(arm=recipe.shares or wildcards.arm, seed=wildcards.seed)
+    if recipe.ia_sft:
+        return {"gates": expand(system + "/ia_sft/gate-{iteration}.json", iteration=range(CONFIG.cka.max_parts))}
+    return {"parts": parts(wildcards.seed)} | ({"previous": [f"{system}/align/model.safetensors"]} if recipe.align else {})
 
 
 rule align:
@@ -102,7 +105,7 @@ rule ia_sft_gate:
 rule joint_sft:
     input:
         unpack(before_joint),
-        config="results/config/joint_sft.json",
+        config=lambda wildcards: f"results/config/joint_sft{'' if CONFIG.recipe(wildcards.arm).align else '_alone'}.json",
         train=TRAIN,
         encoder=final_encoder,
         lm="results/text/lm/lm.json",
@@ -118,6 +121,7 @@ rule joint_sft:
             [f"--gates {gate}" for gate in input.get("gates", [])]
             + [f"--previous {os.path.dirname(model)}" for model in input.get("previous", [])]
             + [f"--parts {part}" for part in input.get("parts", [])]
+            + ([] if CONFIG.recipe(wildcards.arm).train_encoder else ["--freeze-encoder"])
         ),
     log:
         "results/logs/joint_sft/{arm}/seed-{seed}.log",

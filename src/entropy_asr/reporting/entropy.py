@@ -36,6 +36,7 @@ COLUMNS = (
 )  # fmt: skip
 SPECTRUM_COLUMNS = ("arm", "seed", "stage", "part", "layer", "rank", "variance_share", "cumulative_share", "corpus_kind")
 FIGURES = ("shift", "drift", "spectrum", "allocation")
+CONVENTIONAL = ("no_ia_sft", "joint_only", "aed")  # arms whose encoder the whole joint training pulls at
 NO_VARIANCE = 1e-9  # share of the total: rounding
 
 _ENCODER_PATH = re.compile(r"encoder/([^/]+)/seed-(\d+)/(part-(\d+)|joint_sft)\.json$")
@@ -163,9 +164,8 @@ def expectation(found: list[dict[str, Any]]) -> list[str]:
     """What the paper's Figure 1 leads one to expect of `ours`, seed by seed, and what was measured."""
     sentences = []
     for item in found:
-        others = [
-            other for other in found if other["seed"] == item["seed"] and other["arm"] != "ours" and other["cka"] is not None
-        ]
+        same = [other for other in found if other["seed"] == item["seed"] and other["cka"] is not None]
+        others = [other for other in same if other["arm"] in CONVENTIONAL]
         if item["arm"] != "ours" or item["cka"] is None or item["pai"] is None:
             continue
         pai = item["pai"]
@@ -218,7 +218,7 @@ def draw_shift(rows: Rows) -> Figure:
             ax.plot(
                 places,
                 values,
-                drawn.dash,
+                linestyle=drawn.dash,
                 color=drawn.color,
                 marker="o",
                 label="pretraining" if seed == rows[0]["seed"] else None,
@@ -234,7 +234,7 @@ def draw_shift(rows: Rows) -> Figure:
                 ax.plot(
                     [len(line) - 1, x],
                     [float(before["value"]), float(row["value"])],
-                    drawn.dash,
+                    linestyle=drawn.dash,
                     color=drawn.color,
                     linewidth=1.0,
                 )
@@ -276,7 +276,7 @@ def draw_drift(rows: Rows) -> Figure:
         chosen = [row for row in _chosen(cka, stage="pretrain", part=str(final)) if row["compared_with"] == f"{arm}/joint_sft"]
         drawn = look(arm, rows)
         layers, values = [int(row["layer"]) for row in chosen], [float(row["value"]) for row in chosen]
-        lines.plot(layers, values, drawn.dash, color=drawn.color, marker="o", label=arm)
+        lines.plot(layers, values, linestyle=drawn.dash, color=drawn.color, marker="o", label=arm)
     lines.set(
         title="Last part against joint SFT, by layer",
         xlabel=f"layer (0: before the first block)\n{_speech(rows)}",
@@ -310,8 +310,8 @@ def draw_spectrum(rows: Rows) -> Figure:
         ranks = [int(row["rank"]) for row in line]
         # A direction without variance (LayerNorm makes one) has no place on a logarithmic axis.
         shares = [share if share > NO_VARIANCE else float("nan") for share in (float(row["variance_share"]) for row in line)]
-        decay.plot(ranks, shares, dash, color=drawn.color, label=label)
-        total.plot(ranks, [float(row["cumulative_share"]) for row in line], dash, color=drawn.color)
+        decay.plot(ranks, shares, linestyle=dash, color=drawn.color, label=label)
+        total.plot(ranks, [float(row["cumulative_share"]) for row in line], linestyle=dash, color=drawn.color)
     decay.set(
         yscale="log", xscale="log", title="Eigenvalue decay", xlabel=f"rank\n{_speech(rows)}", ylabel="share of the variance"
     )

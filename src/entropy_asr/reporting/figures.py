@@ -46,7 +46,7 @@ class Look(NamedTuple):
 
     color: str
     hatch: str
-    dash: str
+    dash: Any
 
 
 _SHARED = {ENCODER: Look("#4fa3a0", "...", "-"), LM: Look("#8a94a0", "", "-")}
@@ -55,6 +55,9 @@ _ARMS = (
     Look("#d1702b", "///", "--"),
     Look("#7a5195", "xx", "-."),
     Look("#a3b18a", "\\\\", ":"),
+    Look("#9a1f40", "++", (0, (6, 2))),
+    Look("#d9b310", "oo", (0, (1, 2))),
+    Look("#3d3d3d", "--", (0, (4, 1, 1, 1, 1, 1))),
 )
 _LOG_FROM = 5.0  # a loss that falls by less than this factor is clearer on a linear axis
 
@@ -142,7 +145,7 @@ def draw_cka(rows: Rows, speech: str) -> Figure:
         drawn = _ARMS[seeds.index(seed) % len(_ARMS)]
         steps, values = [int(row["step"]) for row in line], [float(row["cka"]) for row in line]
         first = part == line[0]["part"] and not any(a.get_label() == f"seed {seed}" for a in ax.lines)
-        ax.plot(steps, values, drawn.dash, marker="o", color=drawn.color, label=f"seed {seed}" if first else None)
+        ax.plot(steps, values, linestyle=drawn.dash, marker="o", color=drawn.color, label=f"seed {seed}" if first else None)
     swaps = [row for row in rows if row["swapped"] == "true"]
     for row in swaps:
         step, value = int(row["step"]), float(row["cka"])

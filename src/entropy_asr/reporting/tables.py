@@ -219,10 +219,15 @@ def _cost(jobs: dict[Job, dict[str, Any]], arm: str, seed: int, score: Path) -> 
     """Parameters, hours and steps behind one score.
 
     Pretraining's parts are one run and their hours are counted on from part to part: the last part's are the sum. The
-    stages of an arm each count from zero and are added.
+    stages of an arm each count from zero and are added, and so are those that it shares with the arm that it goes on from.
     """
     pretraining = {job.index: facts for job, facts in jobs.items() if job.stage == "pretrain" and job.seed == seed}
     own = {job: facts for job, facts in jobs.items() if job.arm == arm and job.seed == seed and arm != ENCODER}
+    previous = own.get(Job(arm, seed, "joint_sft"), {}).get("previous")
+    shared = Job.of(Path(previous) / "provenance.json").arm if previous else arm
+    if shared != arm:
+        stages = ("align", "ia_sft")
+        own |= {j: facts for j, facts in jobs.items() if j.arm == shared and j.seed == seed and j.stage in stages}
     if not pretraining or (arm != ENCODER and not own):
         missing = "pretraining" if not pretraining else f"arm {arm}"
         raise InputError(f"{score}: no provenance of {missing}, seed {seed}; give it with --provenance")

@@ -1,10 +1,11 @@
-"""Stage 4, late joint SFT: encoder, adaptor and LLM train end to end.
+"""Stage 4, late joint SFT: encoder, adaptor and LLM train end to end; with `--freeze-encoder`, adaptor and LLM alone.
 
     python -m entropy_asr.stages.joint_sft --config results/config/joint_sft.json --train … --gates gate-0.json gate-1.json … \
         --encoder results/encoders/phoneme/seed-1/part-3/encoder.safetensors --lm results/text/lm --seed 1 --running … --out …
 
 `ours` starts from the last IA-SFT iteration, which the gates name.  `no_ia_sft` starts from the alignment (`--previous`) and
-takes IA-SFT's steps in addition, once for each pretraining part (`--parts`; equal LLM-side steps for every arm).
+takes IA-SFT's steps in addition, once for each pretraining part (`--parts`; equal LLM-side steps for every arm).  `joint_only`
+has neither: it starts with a new adaptor, and takes alignment's steps, too.
 """
 
 from pathlib import Path
@@ -30,10 +31,14 @@ def main(
     gates: list[Path] = typer.Option([], help="gate-i.json of each possible iteration"),
     previous: Path | None = typer.Option(None, help="folder of the alignment, for an arm without IA-SFT"),
     parts: list[Path] = typer.Option([], help="part.json of each pretraining part; IA-SFT's steps are added for each"),
+    freeze_encoder: bool = typer.Option(False, help="the encoder stays as pretraining left it"),
 ) -> None:
     """Train the whole system."""
+    import torch
+
     from entropy_asr.config import load_stage
     from entropy_asr.files import read_json
+    from entropy_asr.models.adaptor import Adaptor
     from entropy_asr.models.artifacts import load_adaptor, load_encoder, load_into, load_llm
     from entropy_asr.models.speech_llm import PromptIds, SpeechLLM
     from entropy_asr.provenance import Provenance
@@ -44,21 +49,28 @@ def main(
     settings = load_stage(config)
     if gates:
         previous = [Path(gate["iteration"]) for gate in map(read_json, gates) if gate["iteration"]][-1]
-    schedule = settings.joint_sft.model_copy(update={"steps": settings.joint_sft.steps + len(parts) * settings.ia_sft.steps})
-    inputs = {f"train-{i}": path for i, path in enumerate(train)}
-    inputs |= {"encoder": encoder, "previous": previous / "model.safetensors", "lm": lm / "lm.json"}
+    steps = settings.joint_sft.steps + len(parts) * settings.ia_sft.steps + (0 if previous else settings.align.steps)
+    schedule = settings.joint_sft.model_copy(update={"steps": steps})
+    inputs = {f"train-{i}": path for i, path in enumerate(train)} | {"encoder": encoder, "lm": lm / "lm.json"}
+    inputs |= {"previous": previous / "model.safetensors"} if previous else {}
     provenance = Provenance("joint_sft", config, inputs)
 
     llm, tokenizer = load_llm(lm)
     if gates:
         load_into(previous / "model.safetensors", "llm", llm)
-    adaptor = load_adaptor(previous / "model.safetensors")
-    system = SpeechLLM(load_encoder(encoder), adaptor, llm, PromptIds.from_tokenizer(tokenizer, settings.prompt))
+    conformer = load_encoder(encoder)
+    torch.manual_seed(seed)
+    adaptor = (
+        load_adaptor(previous / "model.safetensors")
+        if previous
+        else Adaptor(settings.adaptor, conformer.config.width, llm.config.hidden_size)
+    )
+    system = SpeechLLM(conformer, adaptor, llm, PromptIds.from_tokenizer(tokenizer, settings.prompt))
     train_system(
         "joint_sft",
         system,
         tokenizer,
-        trained=("encoder", "adaptor", "llm"),
+        trained=("adaptor", "llm") if freeze_encoder else ("encoder", "adaptor", "llm"),
         schedule=schedule,
         settings=settings,
         train=train,
@@ -66,8 +78,9 @@ def main(
         running=running,
         out=out,
         seed=seed,
-        facts={"previous": str(previous)},
+        facts={"previous": str(previous) if previous else None},
         lr_scales={"system.encoder.": settings.joint_sft.encoder_lr_scale},
+        saved=("encoder", "adaptor", "llm"),
     )
 
 

@@ -64,6 +64,7 @@ def train_system(
     seed: int,
     facts: dict,
     lr_scales: dict[str, float] | None = None,
+    saved: tuple[str, ...] | None = None,
 ) -> None:
     """Train the named modules (of encoder, adaptor, llm) of a system, the others frozen, and write the trained ones.
 
@@ -72,6 +73,7 @@ def train_system(
         settings: the stage's sections; features, augment, prompt and engine are read here.
         facts: what the stage adds to the provenance.
         lr_scales: learning-rate factor by prefix of parameter name.
+        saved: modules to write, where they are not the trained ones.
     """
     for name in ("encoder", "adaptor", "llm"):
         if name not in trained:
@@ -102,7 +104,7 @@ def train_system(
     trainer.resume()
     trainer.run()
     if distributed.rank() == 0:
-        save_system(out, system, tokenizer, settings.prompt, trained)
+        save_system(out, system, tokenizer, settings.prompt, saved or trained)
         provenance.write(
             out / "provenance.json",
             seed=seed,
