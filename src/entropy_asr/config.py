@@ -319,7 +319,7 @@ class Metrics(Section):
     held_out_utterances: PositiveInt = Field(1000, description="development utterances that end the fitting")
     test_utterances: PositiveInt = Field(2000, description="test utterances that are scored, of all test sets together")
     min_alignment_score: float = Field(
-        -1.5, description="an utterance whose best path scores less is dropped, nats a frame; -inf is no valid number, take -1000"
+        -1.5, description="an utterance whose best path scores less is dropped, nats a frame; -1000 drops none"
     )
     layers: list[int] = Field(
         [-1],

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from entropy_asr.analysis.probes import _by_utterance, bootstrap
+from entropy_asr.analysis.probes import bootstrap, sum_by_utterance
 
 Interval = tuple[float, float]
 
@@ -55,7 +55,7 @@ def entropy_allocation(
     if len(prior) == 0 or prior.mean() <= 0:
         raise ValueError("the prior leaves no uncertainty to allocate")
     utterances = torch.arange(len(prior)) if utterances is None else utterances
-    sums = _by_utterance(torch.stack([prior, probe, system], 1), utterances)
+    sums = sum_by_utterance(torch.stack([prior, probe, system], 1), utterances)
     h0, h1, h2 = sums.sum(0).tolist()
 
     def eer(s: Tensor) -> Tensor:

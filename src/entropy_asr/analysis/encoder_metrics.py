@@ -177,7 +177,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @friendly_exit()
 def main(
     config: Path = typer.Option(..., help="sections of this stage"),
-    encoder: Path = typer.Option(..., help="model file of this project, Hugging Face folder, or folder of saved frames"),
+    encoder: Path = typer.Option(..., help="model file of this project; other encoders: `entropy-asr probe`"),
     manifests: list[Path] = typer.Option(..., help="all manifests that the alignment took utterances from"),
     alignment: Path = typer.Option(..., help="folder of the reference alignment"),
     out: Path = typer.Option(..., help="metrics, JSON"),
@@ -185,13 +185,14 @@ def main(
 ) -> None:
     """Measure one encoder."""
     from entropy_asr.config import load_stage
-    from entropy_asr.files import write_json
+    from entropy_asr.files import sha256, write_json
     from entropy_asr.training.engine import write_tensors
     from entropy_asr.training.loop import configure_logging
 
     configure_logging()
     settings = load_stage(config)
     result, kept = measure(encoder, read_sets(manifests, alignment), settings.features, settings.metrics)
+    result["sha256"] = {"encoder": sha256(encoder), "alignment": sha256(alignment / "test.jsonl.gz")}
     if frames is not None:
         order = sorted(kept)
         tensors = {f"layer-{i}": torch.cat([kept[name][i] for name in order]) for i in range(result["layers"])}

@@ -18,7 +18,7 @@ the probe where it started, and the difference at about 0.  Nothing is clamped: 
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -259,19 +259,19 @@ def information(scores: Scores, options: ProbeOptions, chosen: Tensor | None = N
         return Information(None, None, None, None, **known, control=None, selectivity=None, **counts)
     by_seed = 1 - given.mean(1) / entropy
     value, shuffled = by_seed.mean().item(), 1 - control.mean().item() / entropy
-    sums = _by_utterance(torch.stack([masked, given.mean(0)], 1), utterances)
+    sums = sum_by_utterance(torch.stack([masked, given.mean(0)], 1), utterances)
     low, high = bootstrap(sums, lambda s: 1 - s[..., 1] / s[..., 0].clamp(min=UNDEFINED), options.resamples)
     deviation = by_seed.std().item() if len(by_seed) > 1 else None
     return Information(value, low, high, deviation, **known, control=shuffled, selectivity=value - shuffled, **counts)
 
 
-def _by_utterance(values: Tensor, utterances: Tensor) -> Tensor:
+def sum_by_utterance(values: Tensor, utterances: Tensor) -> Tensor:
     """Sums of (N, C) values in each utterance, (U, C), in the order of the utterances' numbers."""
     names, place = utterances.unique(return_inverse=True)
     return torch.zeros(len(names), values.size(1), dtype=torch.float64).index_add_(0, place, values.double())
 
 
-def bootstrap(sums: Tensor, statistic, resamples: int) -> tuple[float, float]:
+def bootstrap(sums: Tensor, statistic: Callable[[Tensor], Tensor], resamples: int) -> tuple[float, float]:
     """95% percentile interval over utterances.
 
     Args:
@@ -372,7 +372,8 @@ def phonetic_accessible_information(
     options = options or ProbeOptions()
     prior = torch.zeros(1, int(phonemes.max()) + 1)
     samples = Samples(frames.float(), phonemes, utterances, prior, torch.zeros(len(phonemes), dtype=torch.int64))
-    return information(probe_scores(*(samples.take(part) for part in _dealt(utterances)), options), options)
+    train, held_out, test = (samples.take(part) for part in _dealt(utterances))
+    return information(probe_scores(train, held_out, test, options), options)
 
 
 def conditional_semantic_accessible_information(
@@ -396,4 +397,5 @@ def conditional_semantic_accessible_information(
         samples, nameable = unit_samples(vectors[part].float(), mine, utterances[part], lexicon)
         sets.append(samples)
         known.append(nameable)
-    return information(probe_scores(*sets, options), options, left_out=int((~known[2]).sum()))
+    train, held_out, test = sets
+    return information(probe_scores(train, held_out, test, options), options, left_out=int((~known[2]).sum()))

@@ -142,7 +142,8 @@ def measure(
                 kept[name].update(utterance, vectors, facts)
     classes = len(scorer.classes) + 1
     options = ProbeOptions("linear", metrics.probe_seeds, metrics.max_epochs, metrics.mlp_hidden, metrics.resamples)
-    scores = probe_scores(*(_samples(kept[name], classes) for name in SETS), options, with_bias=False)
+    train, held_out, test = (_samples(kept[name], classes) for name in SETS)
+    scores = probe_scores(train, held_out, test, options, with_bias=False)
     facts = kept["test"].arrays()[1]
     h0, h2, rest = (torch.tensor([fact[i] for fact in facts], dtype=torch.float64) for i in (1, 2, 3))
     h1 = scores.given.mean(0) + rest  # what a token costs within its class; only that of all others is not 0
@@ -171,7 +172,7 @@ def main(
 ) -> None:
     """Measure one system."""
     from entropy_asr.config import load_stage
-    from entropy_asr.files import write_json
+    from entropy_asr.files import sha256, write_json
     from entropy_asr.models.artifacts import load_llm, load_system
     from entropy_asr.training.loop import configure_logging
 
@@ -183,7 +184,9 @@ def main(
     prior = SpeechLLM(model.encoder, model.adaptor, load_llm(lm)[0], model.prompt).to(device).eval()
     found = measure(model.to(device), prior, tokenizer, sets, settings.features, settings.metrics)
     kinds = sorted({cut.supervisions[0].custom.get("corpus_kind", "unknown") for cut in sets["test"][0]})
-    write_json(out, {"system": str(system), "prior": str(lm), "corpus_kind": " and ".join(kinds), "allocation": found})
+    facts = {"system": str(system), "prior": str(lm), "corpus_kind": " and ".join(kinds)}
+    hashes = {"system": sha256(system / "model.safetensors"), "alignment": sha256(alignment / "test.jsonl.gz")}
+    write_json(out, {**facts, "sha256": hashes, "allocation": found})
     for language, item in found.items():
         log.info("%s: H0 %.3f, H1 %.3f, H2 %.3f nats/token", language, item["prior"], item["probe"], item["system"])
 
