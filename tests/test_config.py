@@ -84,6 +84,8 @@ def test_a_parameter_of_alignment_changes_no_other_stage() -> None:
 
 def test_a_new_arm_is_a_few_lines(tmp_path: Path) -> None:
     config = Config(arms=["ours", "mine"], recipes={"mine": {"ia_sft": False, "train_encoder": False}})
+    assert config.arms_with("align") == ["ours", "mine"] and config.arms_with("ia_sft") == ["ours"]
+    assert Config(arms=["frozen_encoder", "joint_only"]).arms_with("ia_sft") == ["ours"]
     assert not config.recipe("mine").train_encoder and config.recipe("mine").align and config.recipe("ours").ia_sft
     assert "arm 'our' is not known; did you mean 'ours'?" in refusal({"arms": ["our"]})
     assert "ia_sft needs align" in refusal({"recipes": {"mine": {"align": False}}})

@@ -459,6 +459,13 @@ class Config(Section):
         """How an arm is made."""
         return {**RECIPES, **self.recipes}[arm]
 
+    def arms_with(self, stage: Literal["align", "ia_sft", "joint_sft"]) -> list[str]:
+        """Arms that run a stage of their own; for align and ia_sft also those whose stages an arm shares."""
+        if stage == "joint_sft":
+            return list(self.arms)
+        made = dict.fromkeys(self.recipe(arm).shares or arm for arm in self.arms)
+        return [arm for arm in made if getattr(self.recipe(arm), stage)]
+
     @model_validator(mode="after")
     def _arms_are_known(self) -> "Config":
         known = {**RECIPES, **self.recipes}

@@ -44,9 +44,10 @@ def steps(config: Config) -> list[Step]:
 
     scratch = config.llm.pretrained is None
     lm, encoders, trained = ["results/text/lm"], ["results/encoders"], ["seeds", "data.train"]
-    align, joint = system("align", config.arms), system("joint_sft", config.arms)
-    asynchronous = [arm for arm in config.arms if arm == "ours"]
+    align, joint = system("align", config.arms_with("align")), system("joint_sft", config.arms)
+    asynchronous = config.arms_with("ia_sft")
     ia_sft = system("ia_sft", asynchronous)
+    alone = [] if all(config.recipe(arm).align for arm in config.arms) else ["joint_sft_alone"]
     corpora = sorted({corpus.path for corpus in config.data.corpora.values()})
     manifests = [f"results/manifests/{name}" for name in sorted(config.data.corpora)]
     conditions = ["results/manifests/conditions", "results/audio/conditions"]
@@ -67,7 +68,7 @@ def steps(config: Config) -> list[Step]:
         Step("pretrain", encoders, data, [*trained, "data.dev"], ["pretrain"]),
         Step("align", align, [*manifests, *encoders, *lm], trained, ["align"]),
         Step("ia_sft", ia_sft, [*manifests, *encoders, *lm, *system("align", asynchronous)], trained, ["ia_sft"]),
-        Step("joint_sft", joint, [*manifests, *encoders, *lm, *align, *ia_sft], trained, ["joint_sft"]),
+        Step("joint_sft", joint, [*manifests, *encoders, *lm, *align, *ia_sft], trained, ["joint_sft", *alone]),
         Step(
             "decode",
             ["results/decode", *conditions, *packaged],

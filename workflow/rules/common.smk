@@ -16,8 +16,7 @@ except InputError as error:
 REPO = os.path.relpath(workflow.basedir, os.getcwd())
 SEEDS, ARMS, TESTS = CONFIG.seeds, CONFIG.arms, sorted(CONFIG.data.test)
 OBJECTIVE = "phoneme"
-# Arms, and those whose stages an arm shares.
-MADE = list(dict.fromkeys([*ARMS, *(CONFIG.recipe(arm).shares for arm in ARMS if CONFIG.recipe(arm).shares)]))
+MADE = list(dict.fromkeys([*ARMS, *CONFIG.arms_with("align")]))  # and those whose stages an arm shares
 REPORTED = "ours" if "ours" in ARMS else ARMS[0]  # whose transcripts the report shows, and what others are compared with
 
 wildcard_constraints:

@@ -18,10 +18,9 @@ def of_each_job(name):
             encoders = [part.replace("part.json", name) for part in parts(seed)]
             found += encoders
             for arm in MADE:
-                recipe, stages = CONFIG.recipe(arm), ["joint_sft"] if arm in ARMS else []
-                if not recipe.shares:
-                    stages += ["align"] if recipe.align else []
-                    stages += [f"ia_sft/iter-{iteration}" for iteration in range(len(encoders))] if recipe.ia_sft else []
+                stages = [stage for stage in ("align", "joint_sft") if arm in CONFIG.arms_with(stage)]
+                if arm in CONFIG.arms_with("ia_sft"):
+                    stages += [f"ia_sft/iter-{iteration}" for iteration in range(len(encoders))]
                 found += expand(SYSTEM + "/{stage}/{name}", arm=arm, seed=seed, stage=stages, name=name)
         return found
 

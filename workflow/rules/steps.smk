@@ -27,13 +27,13 @@ rule step_pretrain:
 
 rule step_align:
     input:
-        every("align", "model.safetensors"),
+        every("align", "model.safetensors", CONFIG.arms_with("align")),
     localrule: True
 
 
 rule step_ia_sft:
     input:
-        every("ia_sft", [f"gate-{i}.json" for i in range(CONFIG.cka.max_parts)], [arm for arm in ARMS if arm == "ours"]),
+        every("ia_sft", [f"gate-{i}.json" for i in range(CONFIG.cka.max_parts)], CONFIG.arms_with("ia_sft")),
     localrule: True
 
 
