@@ -123,3 +123,21 @@ rule figures_entropy:
     shell:
         "python -m entropy_asr.reporting.entropy figures --entropy {input.entropy} --spectrum {input.spectrum}"
         " --out {params.out} 2>&1 | tee {log}"
+
+
+rule metric_validation:
+    # Not part of `all`: `snakemake … results/tables/metric_validation.csv`.
+    input:
+        config="results/config/metrics.json",
+        encoder=lambda wildcards: parts(SEEDS[0])[-1].replace("part.json", "encoder.safetensors"),
+        manifests=EVALUATED,
+        alignment=rules.alignment.output,
+    output:
+        "results/tables/metric_validation.csv",
+    log:
+        "results/logs/metric_validation.log",
+    threads: 1
+    shell:
+        "python -m entropy_asr.analysis.validation --config {input.config} --encoder {input.encoder}"
+        " $(printf -- '--manifests %s ' {input.manifests}) --alignment $(dirname {input.alignment[0]})"
+        " --out {output} 2>&1 | tee {log}"

@@ -9,7 +9,7 @@ NSE, and the frames of a few utterances (`--frames`), from which `analysis.drift
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -134,15 +134,21 @@ def read_sets(manifests: Iterable[Path], alignment: Path) -> dict[str, tuple[lis
     return sets
 
 
-def measure(encoder: Path, sets: dict, features: Features, metrics: Metrics) -> tuple[dict[str, Any], dict[str, list[Tensor]]]:
-    """All metrics of one encoder, and the frames that are kept for CKA, by utterance."""
+def measure(
+    encoder: Path, sets: dict, features: Features, metrics: Metrics, change: Callable[[Frames], Frames] = lambda frames: frames
+) -> tuple[dict[str, Any], dict[str, list[Tensor]]]:
+    """All metrics of one encoder, and the frames that are kept for CKA, by utterance.
+
+    Args:
+        change: done to the frames of each utterance before anything is measured.
+    """
     from entropy_asr.corpora.manifest import choose
 
     collector, seconds = Collector(metrics), 0.0
     kept = {cut.id for cut in choose(sets["test"][0], metrics.drift_utterances)}
     frames_a_second = 0.0
     for name, (cuts, aligned) in sets.items():
-        for frames in frames_of(encoder, cuts, features, metrics.max_duration):
+        for frames in map(change, frames_of(encoder, cuts, features, metrics.max_duration)):
             collector.update(name, frames, aligned[frames.id], frames.id in kept)
             frames_a_second = 1 / float(frames.centres[1] - frames.centres[0]) if len(frames.centres) > 1 else frames_a_second
         seconds += sum(cut.duration for cut in cuts)
