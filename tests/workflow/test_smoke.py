@@ -12,7 +12,11 @@ import pytest
 from repository import REPO, snakemake
 
 ARMS = ("ours", "no_ia_sft", "joint_only", "frozen_encoder")
-SMOKE = f"--configfile={REPO / 'config/smoke.yaml'}"
+SMOKE = (
+    "--configfile",
+    str(REPO / "config/smoke.yaml"),
+    str(REPO / "tests/workflow/arms.yaml"),
+)  # last: it takes all that follows
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = REPO / "runs" / "test-smoke"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    done = snakemake(folder, SMOKE, "all")
+    done = snakemake(folder, "all", *SMOKE)
     assert done.returncode == 0, done.stdout + done.stderr
     yield folder
     shutil.rmtree(folder)
@@ -97,7 +101,7 @@ def test_the_rule_graph_in_the_docs_is_this_runs(run: Path) -> None:
 
 
 def test_a_second_call_has_nothing_to_do(run: Path) -> None:
-    assert planned(run, SMOKE, "all") == set()
+    assert planned(run, "all", *SMOKE) == set()
 
 
 def test_a_parameter_of_align_reruns_align_and_what_follows(run: Path, tmp_path: Path) -> None:
@@ -111,6 +115,6 @@ def test_a_parameter_of_align_reruns_align_and_what_follows(run: Path, tmp_path:
 
 
 def test_forcing_joint_sft_reruns_it_and_what_follows(run: Path) -> None:
-    rules = planned(run, SMOKE, "results/tables/main.csv", "-R", "joint_sft")
+    rules = planned(run, "results/tables/main.csv", "-R", "joint_sft", *SMOKE)
     assert {"joint_sft", "decode", "score", "table_main"} <= rules
     assert not rules & {"pretrain_part", "align", "ia_sft_iteration", "lm", "manifests_embedded", "decode_phonemes"}
