@@ -26,7 +26,7 @@ test-faults: $(READY)  ## every stage killed again and again, about 25 minutes
 test-slurm: $(READY)  ## a real Slurm on this machine, about 8 minutes; as root: apt-get install slurm-wlm munge
 	$(RUN) pytest -m slurm tests/slurm
 
-test-dvc: $(READY)  ## a smoke run by dvc repro, pushed, pulled and restored, about 6 minutes
+test-dvc: $(READY)  ## a smoke run by dvc repro, pushed, pulled and restored, about 7 minutes
 	$(RUN) pytest -m dvc tests/workflow
 
 benchmark: $(READY)  ## speed against named peers, as ratios; docs/benchmarks.md

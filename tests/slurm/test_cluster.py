@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -202,7 +203,9 @@ def resumed_at(log: str) -> int:
 
 def test_a_stage_that_reaches_its_time_limit_saves_and_resumes(disturbed: Disturbed) -> None:
     job = running(disturbed.folder, PART)
-    scontrol("update", f"jobid={job}", "EndTime=now+50")  # the profile has Slurm warn the stage 60 s before the end
+    with held(disturbed):
+        scontrol("update", f"jobid={job}", "EndTime=now+50")  # the profile has Slurm warn the stage 60 s before the end
+        wait_for(lambda: "death signal" in disturbed.stage_log(), 60, "Slurm's warning, seen by torchrun")
     disturbed.next_attempt(3)
     shown = subprocess.run([*STATUS, disturbed.folder], env=WIDE, capture_output=True, text=True, check=True)
     assert re.search(r"part-0 .*running.*\d+ / 500.*\d\d:\d\d:\d\d", shown.stdout), shown.stdout
@@ -218,14 +221,11 @@ def test_a_lost_node_is_replaced_and_processes_still_on_it_write_nothing(disturb
     """Its daemon is gone; its ranks hang, as on a network file system, and wake up when others have taken their place."""
     before = record(disturbed, running(disturbed.folder, PART))
     host = before["hosts"]
-    lost = ranks(disturbed)
-    assert len(lost) == 2
-    slurm.lose_node(host)
-    signal_all(lost, signal.SIGSTOP)
-    wait_for(lambda: started_again(disturbed, before), 120, "started again")
-    assert record(disturbed, before["id"])["hosts"] != host
-    disturbed.taken_over()
-    signal_all(lost, signal.SIGCONT)
+    with held(disturbed) as lost:
+        slurm.lose_node(host)
+        wait_for(lambda: started_again(disturbed, before), 120, "started again")
+        assert record(disturbed, before["id"])["hosts"] != host
+        disturbed.taken_over()
     wait_for(lambda: not lost & ranks(disturbed), 60, "the ranks on the lost node end")
     slurm.daemon("slurmd", "-N", host)
     assert disturbed.owner() == disturbed.seen_owner
@@ -235,10 +235,11 @@ def test_a_lost_node_is_replaced_and_processes_still_on_it_write_nothing(disturb
 
 def test_a_preempted_job_comes_back(disturbed: Disturbed) -> None:
     before = record(disturbed, running(disturbed.folder, PART))
-    wait_for(lambda: len(slurm.states()) == slurm.NODES and "down*" not in slurm.states(), 30, "the lost node is back")
     whole = ["-p", "urgent", "--nodes=2", "--gres=gpu:a100:8", "--output=/dev/null", "--wrap", "sleep 1"]
-    subprocess.run(["sbatch", "--parsable", *whole], check=True, cwd=disturbed.folder.parent, capture_output=True)
-    wait_for(lambda: started_again(disturbed, before), 120, "started again")
+    with held(disturbed):
+        wait_for(lambda: len(slurm.states()) == slurm.NODES and "down*" not in slurm.states(), 30, "the lost node is back")
+        subprocess.run(["sbatch", "--parsable", *whole], check=True, cwd=disturbed.folder.parent, capture_output=True)
+        wait_for(lambda: started_again(disturbed, before), 120, "started again")
     disturbed.taken_over()
     assert resumed_at(disturbed.stage_log()) > 0
     assert len(records(disturbed.folder, PART)) == 3
@@ -250,6 +251,16 @@ def started_again(disturbed: Disturbed, before: dict[str, str]) -> bool:
     if now["state"] == "PENDING":
         subprocess.run(["scontrol", "update", f"jobid={now['id']}", "StartTime=now"], check=False, capture_output=True)
     return now["state"] == "RUNNING" and now["start"] != before["start"]
+
+
+@contextmanager
+def held(disturbed: Disturbed) -> Iterator[set[int]]:
+    """The ranks of the running attempt, stopped for a while: what is tested does not depend on how fast they are."""
+    processes = ranks(disturbed)
+    assert len(processes) == 2
+    signal_all(processes, signal.SIGSTOP)
+    yield processes
+    signal_all(processes & ranks(disturbed), signal.SIGCONT)
 
 
 def signal_all(processes: set[int], number: signal.Signals) -> None:
@@ -278,13 +289,12 @@ def ranks(disturbed: Disturbed) -> set[int]:
 def test_after_a_killed_coordinator_its_jobs_are_not_submitted_twice(disturbed: Disturbed) -> None:
     job = running(disturbed.folder, PART)
     assert job
-    os.killpg(disturbed.process.pid, signal.SIGKILL)
-    disturbed.process.wait()
     unlock = f"snakemake --profile slurm --configfile {' '.join(map(str, LONG))} --directory {disturbed.folder} --unlock"
-    subprocess.run(unlock.split(), cwd=REPO, env=ENVIRONMENT, check=True, capture_output=True)
-    assert slurm_jobs(disturbed.folder)[0].id == job
-    second = disturbed.start()
-    assert second.wait(timeout=60) != 0
+    with held(disturbed):
+        end(disturbed.process)
+        subprocess.run(unlock.split(), cwd=REPO, env=ENVIRONMENT, check=True, capture_output=True)
+        assert slurm_jobs(disturbed.folder)[0].id == job
+        assert disturbed.start().wait(timeout=120) != 0
     log = (disturbed.folder / "coordinator.log").read_text()
     assert f"scancel {job}" in log and "jobs that another coordinator submitted" in log
     assert len(records(disturbed.folder, PART)) == 3

@@ -157,9 +157,10 @@ def test_a_fresh_clone_has_nothing_to_do_after_pull_and_restore(made: Path) -> N
     plan = run(clone, f"snakemake -n --configfile={SMOKE} results/tables/main.csv")
     assert "Nothing to be done" in plan and "missing provenance" not in plan
     assert planned(clone) == (set(), set())
-    (clone / "results/decode/ours/seed-1/english.jsonl").unlink()
-    plan = run(clone, f"snakemake -n --configfile={SMOKE} results/tables/main.csv")
-    assert set(re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):", plan, re.MULTILINE)) == {"decode", "score", "table_main"}
+    for lost, rules in (("decode/ours/seed-1/english.jsonl", {"decode"}), ("tables/main.csv", {"table_main"})):
+        (clone / "results" / lost).unlink()
+        plan = run(clone, f"snakemake -n --configfile={SMOKE} results/{lost}")
+        assert set(re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):", plan, re.MULTILINE)) == rules
     text = (clone / SMOKE).read_text()
     (clone / SMOKE).write_text(text.replace("max_tokens_per_second: 4", "max_tokens_per_second: 3"))
     restore = [sys.executable, "-m", "entropy_asr.cli", "restore", SMOKE]
