@@ -279,8 +279,19 @@ class Decode(Section):
 
     max_duration: PositiveFloat = Field(120.0, description="audio a batch, seconds")
     num_beams: PositiveInt = Field(1, description="1: greedy")
+    no_repeat_ngram: int = Field(
+        0,
+        ge=0,
+        description="guard against loops: no run of so many tokens is said twice; 0: off. When on, the main table says so",
+    )
     max_tokens_per_second: PositiveFloat = Field(12.0, description="longest transcript, tokens a second of audio ...")
     max_tokens_constant: PositiveInt = Field(12, description="... plus this many")
+
+    @property
+    def words(self) -> str:
+        """As the main table says it."""
+        search = "greedy" if self.num_beams == 1 else f"beam of {self.num_beams}"
+        return search + (f", no {self.no_repeat_ngram}-gram twice" if self.no_repeat_ngram else "")
 
 
 class Peer(Section):

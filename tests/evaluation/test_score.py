@@ -70,6 +70,14 @@ def test_real_time_factor_and_speakers(tmp_path) -> None:
     assert found["per_speaker"]["s2"] == {"value": 0.5, "errors": 1, "reference_tokens": 2}
 
 
+def test_it_says_how_hypotheses_were_searched_for(tmp_path) -> None:
+    assert (
+        score(tmp_path, [row("a", "a", decoding="greedy, no 3-gram twice"), row("b", "b")])["decoding"]
+        == "greedy, no 3-gram twice"
+    )
+    assert score(tmp_path, [row("a", "a")])["decoding"] is None
+
+
 def test_a_phoneme_score_names_no_normaliser(tmp_path) -> None:
     assert score(tmp_path, [row("B b", "b b", "phonemes")])["normalizer_version"] is None
     assert score(tmp_path, [row("a", "a")])["normalizer_version"] == "1"

@@ -66,6 +66,18 @@ def test_batched_transcripts_equal_one_by_one(system: SpeechLLM, num_beams: int)
     assert len({tuple(t) for t in batched}) > 25  # the audio decides, not the prompt
 
 
+def test_the_guard_against_loops(system: SpeechLLM) -> None:
+    features, lens = mixed_lengths(8)
+    free = system.generate(features, lens, [30] * 8)
+    guarded = system.generate(features, lens, [30] * 8, no_repeat_ngram=2)
+
+    def repeats(ids: list[int]) -> bool:
+        pairs = list(zip(ids, ids[1:], strict=False))
+        return len(pairs) != len(set(pairs))
+
+    assert any(repeats(ids) for ids in free) and not any(repeats(ids) for ids in guarded)
+
+
 def test_only_what_trains_gets_gradients(system: SpeechLLM) -> None:
     freeze(system.encoder)
     freeze(system.llm)

@@ -47,9 +47,10 @@ def main(
         limits = [
             int(settings.decode.max_tokens_per_second * cut.duration) + settings.decode.max_tokens_constant for cut in batch
         ]
-        transcripts = model.generate(features.to(device), lens.to(device), limits, settings.decode.num_beams)
+        options = settings.decode
+        found = model.generate(features.to(device), lens.to(device), limits, options.num_beams, options.no_repeat_ngram)
         seconds = (time.perf_counter() - begun) / sum(cut.duration for cut in batch)
-        for cut, ids in zip(batch, transcripts, strict=True):
+        for cut, ids in zip(batch, found, strict=True):
             rows.append(
                 {
                     "id": cut.id,
@@ -59,6 +60,7 @@ def main(
                     "hypothesis": tokenizer.decode(ids, skip_special_tokens=True).strip(),
                     "duration": round(cut.duration, 3),
                     "decode_seconds": round(seconds * cut.duration, 4),
+                    "decoding": settings.decode.words,
                     **{key: cut.supervisions[0].custom[key] for key in KEPT if key in cut.supervisions[0].custom},
                 }
             )

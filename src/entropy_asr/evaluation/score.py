@@ -44,6 +44,7 @@ class Scored:
     Attributes:
         pairs: reference and hypothesis token at each place of a minimal alignment; None where one side has nothing.
         duration, decode_seconds: seconds; None where the file does not say.
+        decoding: how the hypothesis was searched for; None where the file does not say.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Scored:
     pairs: list[tuple[str | None, str | None]]
     duration: float | None
     decode_seconds: float | None
+    decoding: str | None = None
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ def score_rows(rows: list[dict[str, Any]], path: str | Path) -> tuple[Unit, list
                 "the test set (what is said to no speech at all is counted as hallucination, not as an error rate)"
             )
     return unit, [
-        Scored(row["id"], row.get("speaker"), pairs, row.get("duration"), row.get("decode_seconds"))
+        Scored(row["id"], row.get("speaker"), pairs, row.get("duration"), row.get("decode_seconds"), row.get("decoding"))
         for row, pairs in zip(rows, align(references, hypotheses), strict=True)
     ]
 
@@ -217,6 +219,7 @@ def summarize(unit: Unit, utterances: list[Scored]) -> dict[str, Any]:
         "normalizer_version": None if unit == "phonemes" else NORMALIZER_VERSION,
         "audio_seconds": round(audio, 3),
         "rtf": decoding / audio if timed else None,
+        "decoding": "; ".join(sorted({item.decoding for item in utterances if item.decoding})) or None,
     }
     speakers: defaultdict[str, list[tuple[str | None, str | None]]] = defaultdict(list)
     for item in utterances:

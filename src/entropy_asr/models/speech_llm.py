@@ -107,12 +107,13 @@ class SpeechLLM(nn.Module):
 
     @torch.inference_mode()
     def generate(
-        self, features: Tensor, feature_lens: Tensor, max_new_tokens: Sequence[int], num_beams: int = 1
+        self, features: Tensor, feature_lens: Tensor, max_new_tokens: Sequence[int], num_beams: int = 1, no_repeat_ngram: int = 0
     ) -> list[list[int]]:
         """Transcribe a batch: greedy search, or beam search, with a key-value cache.
 
         Args:
             max_new_tokens: limit of each utterance (from its own length, so that it does not depend on the batch).
+            no_repeat_ngram: no run of so many tokens is said twice; 0: no such guard.
 
         Returns:
             token ids of each transcript, end token removed.
@@ -128,6 +129,7 @@ class SpeechLLM(nn.Module):
             attention_mask=mask.long(),
             max_new_tokens=max(max_new_tokens) + 1,  # its end token
             num_beams=num_beams,
+            no_repeat_ngram_size=no_repeat_ngram,
             do_sample=False,
             eos_token_id=self.prompt.end,
             pad_token_id=self.prompt.pad,

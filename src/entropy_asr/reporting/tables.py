@@ -50,6 +50,7 @@ MAIN_COLUMNS = (
     "parameters_adaptor",
     "parameters_llm",
     "rtf",
+    "decoding",
     "audio_hours_encoder",
     "audio_hours_llm_side",
     "llm_side_steps",
@@ -173,6 +174,7 @@ def main_rows(
             **{f"{name}_percent": round(100 * score[name], 4) for name in ("value", "low", "high")},
             "p_against_ours": p_values.get((test_set, arm)),
             "rtf": None if score["rtf"] is None else round(score["rtf"], 5),
+            "decoding": score["decoding"],
             "corpus_kind": "synthetic" if test_set in synthetic else "recorded",
             "kind": "measured",
         }
