@@ -1,5 +1,7 @@
 """The speech-LLM: a transcript depends on its own audio alone; the loss sees answer tokens alone."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -72,7 +74,7 @@ def test_the_guard_against_loops(system: SpeechLLM) -> None:
     guarded = system.generate(features, lens, [30] * 8, no_repeat_ngram=2)
 
     def repeats(ids: list[int]) -> bool:
-        pairs = list(zip(ids, ids[1:], strict=False))
+        pairs = list(pairwise(ids))
         return len(pairs) != len(set(pairs))
 
     assert any(repeats(ids) for ids in free) and not any(repeats(ids) for ids in guarded)

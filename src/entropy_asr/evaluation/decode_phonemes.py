@@ -53,6 +53,7 @@ def main(
                     "reference": " ".join(cut.supervisions[0].custom["phonemes"]),
                     "hypothesis": " ".join(symbols[i] for i in ids),
                     "duration": round(cut.duration, 3),
+                    "decoding": "greedy",
                     "decode_seconds": round(seconds * cut.duration, 4),
                 }
             )
