@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
-from entropy_asr.config import ClusterStage, Resources, Section
+from entropy_asr.config import ONE_PROCESS, ClusterStage, Resources, Section
 from entropy_asr.errors import InputError
 
 
@@ -77,7 +77,7 @@ def stage_resources(resources: Resources, stage: ClusterStage, site: Site) -> di
         "runtime": asked.runtime,
         "slurm_extra": "--open-mode=append",  # a job that Slurm starts again keeps its log
     }
-    if stage != "decode":
+    if stage not in ("decode", "metrics"):  # these do not resume
         found["slurm_extra"] += f" --signal=TERM@{resources.warn_seconds}"
     if asked.gpus_per_node:
         found |= {"gres": _gres(asked.gpus_per_node, site), "tasks_per_gpu": 0}
@@ -99,7 +99,7 @@ def launch(resources: Resources, stage: ClusterStage, site: Site) -> str:
     threads = max(1, asked.cpus // max(1, asked.gpus_per_node))
     words = [f"env OMP_NUM_THREADS={threads} ENTROPY_ASR_DEVICE={resources.device}"] if asked.gpus_per_node else []
     words += [site.container] if asked.gpus_per_node and site.container else []
-    if asked.nodes == 1 and (not asked.gpus_per_node or stage in ("lm", "decode")):
+    if asked.nodes == 1 and (not asked.gpus_per_node or stage in ONE_PROCESS):
         return " ".join([*words, "python -m"])
     # Ranks that were asked to stop may take as long to save as Slurm lets them; torchrun alone would kill them after 30 s.
     torchrun = f"--nproc-per-node={max(1, asked.gpus_per_node)} --shutdown-timeout={resources.warn_seconds}"

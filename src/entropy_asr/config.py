@@ -24,8 +24,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from entropy_asr.errors import InputError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-ClusterStage = Literal["lm", "pretrain", "align", "ia_sft", "joint_sft", "decode"]
-ONE_PROCESS = ("lm", "decode")
+ClusterStage = Literal["lm", "pretrain", "align", "ia_sft", "joint_sft", "decode", "metrics"]
+ONE_PROCESS = ("lm", "decode", "metrics")
 
 
 class Section(BaseModel):
@@ -372,7 +372,7 @@ class JobResources(NamedTuple):
 
 
 class Resources(Section):
-    """What one training job asks for on a cluster; decoding and the small LM run in one process and take one GPU's share of it."""
+    """What one training job asks for on a cluster; decoding, metrics and the small LM take one GPU and its share."""
 
     nodes: PositiveInt = Field(1, description="nodes")
     gpus_per_node: int = Field(0, ge=0, description="GPUs a node; 0: CPU, one process a node")

@@ -36,8 +36,10 @@ rule alignment:
     log:
         "results/logs/alignment.log",
     threads: 1
+    resources:
+        **RESOURCES["metrics"],
     shell:
-        "python -m entropy_asr.analysis.alignment --config {input.config} --encoder {input.encoder} $(printf -- '--fit %s ' {input.fit})"
+        "{LAUNCH[metrics]} entropy_asr.analysis.alignment --config {input.config} --encoder {input.encoder} $(printf -- '--fit %s ' {input.fit})"
         " $(printf -- '--held-out %s ' {input.held_out}) $(printf -- '--test %s ' {input.test}) --out {params.out} 2>&1 | tee {log}"
 
 
@@ -55,8 +57,10 @@ rule encoder_metrics:
     benchmark:
         "results/benchmarks/encoder_metrics/{owner}/seed-{seed}/{encoder}.tsv"
     threads: 1
+    resources:
+        **RESOURCES["metrics"],
     shell:
-        "python -m entropy_asr.analysis.encoder_metrics --config {input.config} --encoder {input.encoder}"
+        "{LAUNCH[metrics]} entropy_asr.analysis.encoder_metrics --config {input.config} --encoder {input.encoder}"
         " $(printf -- '--manifests %s ' {input.manifests}) --alignment $(dirname {input.alignment[0]})"
         " --out {output.metrics} --frames {output.frames} 2>&1 | tee {log}"
 
@@ -75,8 +79,10 @@ rule system_metrics:
     benchmark:
         "results/benchmarks/system_metrics/{arm}/seed-{seed}.tsv"
     threads: 1
+    resources:
+        **RESOURCES["metrics"],
     shell:
-        "python -m entropy_asr.analysis.system_metrics --config {input.config} --system $(dirname {input.model})"
+        "{LAUNCH[metrics]} entropy_asr.analysis.system_metrics --config {input.config} --system $(dirname {input.model})"
         " --lm $(dirname {input.lm}) $(printf -- '--manifests %s ' {input.manifests})"
         " --alignment $(dirname {input.alignment[0]}) --out {output} 2>&1 | tee {log}"
 

@@ -41,7 +41,7 @@ def manifest(split):
 TRAIN = [manifest(split) for split in CONFIG.data.train]
 DEV = [manifest(split) for split in CONFIG.data.dev]
 # Of the stages that may need GPUs: what their jobs ask Slurm for, and the words that start their processes.
-CLUSTER_STAGES = ["lm", "pretrain", "align", "ia_sft", "joint_sft", "decode"]
+CLUSTER_STAGES = ["lm", "pretrain", "align", "ia_sft", "joint_sft", "decode", "metrics"]
 RESOURCES = {stage: cluster.stage_resources(CONFIG.resources, stage, SITE) for stage in CLUSTER_STAGES}
 LAUNCH = {stage: cluster.launch(CONFIG.resources, stage, SITE) for stage in CLUSTER_STAGES}
 shell.prefix(cluster.shell_prefix(SITE).replace("{", "{{").replace("}", "}}"))

@@ -144,8 +144,10 @@ rule decode_peer:
         window=lambda wildcards: PEERS[wildcards.peer].window,
     log:
         "results/logs/decode/peers/{peer}/{testset}.log",
+    resources:
+        **RESOURCES["decode"],
     shell:
-        "python -m entropy_asr.evaluation.decode_peer --kind {params.kind} --path {params.path} --window {params.window}"
+        "{LAUNCH[decode]} entropy_asr.evaluation.decode_peer --kind {params.kind} --path {params.path} --window {params.window}"
         " --cuts {input.cuts} --out {output} 2>&1 | tee {log}"
 
 

@@ -175,8 +175,9 @@ def align(cuts: list, encoder: Path, features, min_score: float, max_duration: f
     """Alignments of utterances, in the order of their ids, and a report on them."""
     from entropy_asr.audio.batches import evaluation_batches
     from entropy_asr.models.artifacts import load_ctc_head, load_encoder
+    from entropy_asr.training.distributed import choose_device
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     conformer, (head, symbols) = load_encoder(encoder).to(device).eval(), load_ctc_head(encoder)
     head.to(device).eval()
     ids = {symbol: i for i, symbol in enumerate(symbols)}

@@ -16,6 +16,7 @@ from torch import Tensor
 from entropy_asr.analysis.alignment import FIRST_CENTRE, MODEL_FRAMES
 from entropy_asr.config import Features
 from entropy_asr.errors import InputError
+from entropy_asr.training.distributed import choose_device
 
 
 class Frames(NamedTuple):
@@ -44,16 +45,12 @@ def frames_of(source: Path, cuts: Iterable, features: Features, max_duration: fl
     )
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _conformer(path: Path, cuts: Iterable, features: Features, max_duration: float) -> Iterator[Frames]:
     """Ours, in padded batches: what an utterance gives does not depend on its batch."""
     from entropy_asr.audio.batches import evaluation_batches
     from entropy_asr.models.artifacts import load_encoder
 
-    encoder = load_encoder(path).to(_device()).eval()
+    encoder = load_encoder(path).to(choose_device()).eval()
     seen: list[Tensor] = []
     encoder.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     for layer in encoder.layers:
@@ -61,7 +58,7 @@ def _conformer(path: Path, cuts: Iterable, features: Features, max_duration: flo
     for batch, mels, lens in evaluation_batches(cuts, features, max_duration):
         seen.clear()
         with torch.inference_mode():
-            _, out_lens = encoder(mels.to(_device()), lens.to(_device()))
+            _, out_lens = encoder(mels.to(choose_device()), lens.to(choose_device()))
         layers = [layer.float().cpu() for layer in seen]
         for row, (cut, length) in enumerate(zip(batch, out_lens.tolist(), strict=True)):
             centres = (MODEL_FRAMES * np.arange(length) + FIRST_CENTRE) * features.frame_shift
@@ -83,12 +80,12 @@ def _hugging_face(folder: Path, cuts: Iterable, features: Features) -> Iterator[
         raise InputError(
             f"{folder} wants audio at {extractor.sampling_rate} Hz, features.sampling_rate is {features.sampling_rate}"
         )
-    encoder = (model.get_encoder() if model.config.is_encoder_decoder else model).to(_device()).eval()
+    encoder = (model.get_encoder() if model.config.is_encoder_decoder else model).to(choose_device()).eval()
     name = "input_features" if model.main_input_name == "input_features" else "input_values"
     for cut in cuts:
         given = extractor(load_audio(cut, features), sampling_rate=extractor.sampling_rate, return_tensors="pt")[name]
         with torch.inference_mode():
-            states = encoder(given.to(_device()), output_hidden_states=True).hidden_states
+            states = encoder(given.to(choose_device()), output_hidden_states=True).hidden_states
         window = cut.duration  # what the frames are spread over
         if name == "input_features":
             window = extractor.n_samples / extractor.sampling_rate  # Whisper pads to its window of 30 s

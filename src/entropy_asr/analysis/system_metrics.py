@@ -174,11 +174,12 @@ def main(
     from entropy_asr.config import load_stage
     from entropy_asr.files import sha256, write_json
     from entropy_asr.models.artifacts import load_llm, load_system
+    from entropy_asr.training.distributed import choose_device
     from entropy_asr.training.loop import configure_logging
 
     configure_logging()
     settings = load_stage(config)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     sets = read_sets(manifests, alignment)
     model, tokenizer = load_system(system)
     prior = SpeechLLM(model.encoder, model.adaptor, load_llm(lm)[0], model.prompt).to(device).eval()
