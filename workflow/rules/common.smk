@@ -54,5 +54,6 @@ rule stage_config:
     params:
         text=lambda wildcards: stage_json(CONFIG, wildcards.stage),
     localrule: True
+    priority: 50  # a stage that waits for its config could not go before what matters less
     shell:
         "printf '%s\\n' {params.text:q} > {output}"
