@@ -13,10 +13,11 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
-ETC, ROOT = Path("/etc/slurm"), Path("/tmp/entropy_asr-slurm")
+ETC, ROOT = Path("/etc/slurm"), Path(tempfile.gettempdir()) / "entropy_asr-slurm"
 NODES, GPUS, CPUS, MEMORY_MB = 4, 8, 128, 1_000_000  # n1 and n2 in the partition gpu, n3 and n4 in faults
 FILES = ("slurm.conf", "gres.conf", "cgroup.conf")
 DAEMONS = ("slurmctld", *(f"slurmd-n{i}" for i in range(1, NODES + 1)), "munged")
