@@ -47,10 +47,11 @@ def publish(results: Path, folder: Path, command: str) -> None:
         jobs = list(csv.DictReader(file))
     minutes = sum(float(job["wall_seconds"]) for job in jobs) / 60
     memory = max(float(job["peak_memory_gib"]) for job in jobs)
+    seeds = ", ".join(sorted({row["seed"] for row in rows if row["seed"]}))
     lines = [
         "# Reference results",
         "",
-        f"Made by `{command}` at commit {', '.join(commits)}; seeds {', '.join(sorted({row['seed'] for row in rows if row['seed']}))}. "
+        f"Made by `{command}` at commit {', '.join(commits)}; seeds {seeds}. "
         f"Copied here by `entropy-asr reference`. All speech is **{kinds}** (docs/corpus.md): compare the rows with each other, "
         "not with results on recorded speech.",
         "",
@@ -58,9 +59,9 @@ def publish(results: Path, folder: Path, command: str) -> None:
         "|" + "---|" * len(COLUMNS),
         *("| " + " | ".join(row[column] for column in COLUMNS) + " |" for row in rows),
         "",
-        "Row `encoder` is the pretrained encoder alone: phoneme error rate of its greedy CTC path. Rows without a step of ours, such "
-        "as whisper-base, are peers, measured on the same audio. Intervals: bootstrap over utterances; p: paired bootstrap, Holm "
-        "(docs/evaluation.md).",
+        "Row `encoder` is the pretrained encoder alone: phoneme error rate of its greedy CTC path. Rows without a step of ours, "
+        "such as whisper-base, are peers, measured on the same audio. Intervals: bootstrap over utterances; p: paired bootstrap, "
+        "Holm (docs/evaluation.md).",
         "",
         f"Training jobs: {minutes:.0f} minutes in all (two beside each other), {memory:.1f} GiB of memory at most in one.",
         "",
