@@ -92,5 +92,7 @@ def total(value: float, device: torch.device) -> float:
 
 
 def stop() -> None:
-    """Leave the process group."""
+    """Leave the process group, all ranks together: torchrun ends the others when one dies, on its way out too."""
+    if world_size() > 1:
+        dist.barrier()
     dist.destroy_process_group()
