@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from repository import REPO
 
-from entropy_asr.config import STAGE_SECTIONS, Config, json_schema, load_config, load_stage, reference_page, stage_json
+from entropy_asr.config import STAGE_SECTIONS, Config, load_config, load_stage, stage_json
+from entropy_asr.config_docs import json_schema, reference_page
 from entropy_asr.errors import InputError
 
 CONFIGS = sorted((REPO / "config").glob("*.yaml"))
@@ -105,3 +106,8 @@ def test_generated_pages_are_current() -> None:
     """After a change to the schema: `entropy-asr config docs`."""
     assert (REPO / "docs/config.md").read_text(encoding="utf-8") == reference_page()
     assert (REPO / "docs/config.schema.json").read_text(encoding="utf-8") == json_schema()
+
+
+def test_the_study_is_mini_otherwise() -> None:
+    mini, study = (load_config(REPO / f"config/{name}.yaml").model_dump() for name in ("mini", "study"))
+    assert {key for key in mini if mini[key] != study[key]} == {"name", "seeds", "arms", "metrics"}

@@ -36,7 +36,7 @@ def check(path: Path) -> None:
 @friendly_exit()
 def docs(folder: Path = Path("docs")) -> None:
     """Write the JSON schema and the reference page of all keys, from the schema in the code."""
-    from entropy_asr.config import json_schema, reference_page
+    from entropy_asr.config_docs import json_schema, reference_page
     from entropy_asr.files import atomic_write
 
     atomic_write(folder / "config.schema.json", json_schema())

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from entropy_asr.errors import InputError
+from entropy_asr.resampling import percentile_interval, resampled_sums
 
 Family = Literal["linear", "mlp"]
 
@@ -278,11 +279,8 @@ def bootstrap(sums: Tensor, statistic: Callable[[Tensor], Tensor], resamples: in
         sums: (U, C) of each utterance.
         statistic: of (resamples, C) sums; returns (resamples,).
     """
-    rng = np.random.default_rng(0)
-    drawn = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=resamples)
-    values = statistic(torch.from_numpy(drawn).double() @ sums)
-    low, high = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high
+    drawn = resampled_sums(sums.numpy().T, resamples)
+    return percentile_interval(statistic(torch.from_numpy(drawn.T)).numpy())
 
 
 class HashSample:

@@ -25,9 +25,9 @@ import numpy as np
 import typer
 
 from entropy_asr.errors import InputError, friendly_exit
+from entropy_asr.resampling import percentile_interval, resampled_sums
 
 RESAMPLES = 10_000
-CONFIDENCE = 0.95
 COLUMNS = (
     "test_set",
     "metric",
@@ -58,9 +58,8 @@ class Interval:
 
 def bootstrap_rate(errors: np.ndarray, tokens: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
     """95% percentile interval of an error rate over utterances. errors, tokens: (N,) of each utterance."""
-    sums = _resampled_sums(np.stack([errors, tokens]), resamples, seed)
-    low, high = np.quantile(sums[0] / sums[1], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+    sums = resampled_sums(np.stack([errors, tokens]), resamples, seed)
+    return percentile_interval(sums[0] / sums[1])
 
 
 def paired_bootstrap(
@@ -75,24 +74,12 @@ def paired_bootstrap(
         rate of the first minus rate of the second; p is twice the share of resamples on the other side of zero.
     """
     difference = errors - others
-    sums = _resampled_sums(np.stack([difference, tokens]), resamples, seed)
+    sums = resampled_sums(np.stack([difference, tokens]), resamples, seed)
     drawn = sums[0] / sums[1]
-    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = percentile_interval(drawn)
     beyond = min((drawn <= 0).sum(), (drawn >= 0).sum())
     p = min(1.0, 2 * (beyond + 1) / (resamples + 1))  # never zero: as many resamples could not show less
-    return Interval(float(difference.sum() / tokens.sum()), float(low), float(high), float(p))
-
-
-def _resampled_sums(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """(K, resamples) sums of (K, N) values over utterances drawn with replacement, a few million draws at a time."""
-    rng = np.random.default_rng(seed)
-    utterances = values.shape[1]
-    chunk = max(1, 4_000_000 // utterances)
-    sums = []
-    for start in range(0, resamples, chunk):
-        drawn = rng.integers(utterances, size=(min(chunk, resamples - start), utterances), dtype=np.int32)
-        sums.append(np.stack([row[drawn].sum(axis=1) for row in values]))
-    return np.concatenate(sums, axis=1)
+    return Interval(float(difference.sum() / tokens.sum()), low, high, float(p))
 
 
 def matched_pairs(errors: np.ndarray, others: np.ndarray) -> float:
