@@ -61,7 +61,7 @@ def steps(config: Config) -> list[Step]:
         Step(
             "lm",
             [*lm, *(["results/text/tokenizer"] if scratch else [])],
-            [config.data.lm_text] if scratch and config.data.lm_text else [],
+            [path for path in [config.data.lm_text if scratch else config.llm.pretrained] if path and Path(path).exists()],
             ["data.lm_text"],
             ["lm", *(["tokenizer"] if scratch else [])],
         ),

@@ -118,3 +118,19 @@ rule corpus_from_scratch:
     input:
         rules.corpus_compare.output,
     localrule: True
+
+
+rule embedded_lm:
+    # The small language model of data/lm, from the corpus's text: --configfile config/mini.yaml config/embedded_lm.yaml
+    input:
+        model="results/text/lm/model.safetensors",
+        provenance="results/text/lm/provenance.json",
+    output:
+        "results/embedded_lm/model.safetensors",
+    params:
+        lm=subpath(input.model, parent=True),
+        out=subpath(output[0], parent=True),
+    log:
+        "results/logs/embedded_lm.log",
+    shell:
+        "python -m entropy_asr.corpora.embedded.pack_lm --lm {params.lm} --output {params.out} 2>&1 | tee {log}"

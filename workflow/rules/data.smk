@@ -76,18 +76,27 @@ rule tokenizer:
         "python -m entropy_asr.text.tokenizer --config {input.config} --text {input.text} --out $(dirname {output}) 2>&1 | tee {log}"
 
 
+if CONFIG.llm.pretrained is None:
+    LM_SOURCE = {"text": in_repo(CONFIG.data.lm_text), "tokenizer": "results/text/tokenizer/tokenizer.json"}
+    LM_OPTIONS = f"--text {LM_SOURCE['text']} --tokenizer results/text/tokenizer"
+elif os.path.isdir(in_repo(CONFIG.llm.pretrained)):
+    LM_SOURCE = {"model": in_repo(f"{CONFIG.llm.pretrained}/model.safetensors")}
+    LM_OPTIONS = f"--folder {in_repo(CONFIG.llm.pretrained)}"
+else:
+    LM_SOURCE, LM_OPTIONS = {}, ""
+
+
 rule lm:
-    # The pretrained model's name; or, at the small scales, a language model trained here on the corpus's text.
+    # Which pretrained model; or, where there is none, a language model trained here on the corpus's text.
     input:
+        **LM_SOURCE,
         config="results/config/lm.json",
-        text=[] if CONFIG.llm.pretrained else in_repo(CONFIG.data.lm_text),
-        tokenizer=[] if CONFIG.llm.pretrained else "results/text/tokenizer/tokenizer.json",
     output:
         lm="results/text/lm/lm.json",
         provenance="results/text/lm/provenance.json",
         model=[] if CONFIG.llm.pretrained else ["results/text/lm/model.safetensors", "results/text/lm/train.jsonl"],
     params:
-        source="" if CONFIG.llm.pretrained else f"--text {in_repo(CONFIG.data.lm_text)} --tokenizer results/text/tokenizer",
+        source=LM_OPTIONS,
         out=subpath(output.lm, parent=True),
         running="results/state/lm",
     log:

@@ -88,9 +88,11 @@ def load_adaptor(path: Path) -> Adaptor:
 
 
 def load_llm(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The language model that `results/text/lm/lm.json` names: the small one beside it, or a pretrained one."""
+    """The language model that `lm.json` names: the small one beside it, or a pretrained one (a folder as seen from there)."""
     named = read_json(folder / "lm.json")
-    source, revision = named["pretrained"] or str(folder), named["revision"] or "main"
+    source, revision = named["pretrained"] or ".", named["revision"] or "main"
+    if (folder / source).is_dir():
+        source = str(folder / source)
     model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=torch.float32)
     return model, AutoTokenizer.from_pretrained(source, revision=revision)
 

@@ -3,12 +3,14 @@
     python -m entropy_asr.stages.lm --config results/config/lm.json --text data/embedded/lm_text.jsonl.gz \
         --tokenizer results/text/tokenizer --seed 1 --running … --out results/text/lm
 
-With `llm.pretrained` (Qwen3-1.7B at paper scale) the artifact is just its name.  At CPU scales a Qwen3-architecture model of
-a few million parameters is trained on the corpus's text, in the same chat format.  A share of its samples has the phonemes
+With `llm.pretrained` (Qwen3-1.7B at paper scale; the small one of `data/embedded/lm` on a laptop) the artifact is just its
+name, or where its folder is.  Else a Qwen3-architecture model of a few million parameters is trained on the corpus's text, in
+the same chat format: so was the small one of `data/embedded/lm` (docs/corpus.md).  A share of its samples has the phonemes
 of the sentence in the user turn [O]: a web-scale LLM has read dictionaries and pinyin, and knows how words sound; a small one
 has to be told.  No audio is used, and no test sentence.
 """
 
+import os
 from pathlib import Path
 
 import typer
@@ -27,23 +29,30 @@ def main(
     out: Out,
     text: Path | None = typer.Option(None, help="JSONL(.gz) of {language, text}"),
     tokenizer: Path | None = typer.Option(None, help="folder of the tokenizer"),
+    folder: Path | None = typer.Option(None, help="llm.pretrained, where it is a local folder"),
     seed: Seed = 1,
 ) -> None:
     """Train the small language model, or name the pretrained one."""
     from entropy_asr.config import load_stage
-    from entropy_asr.files import write_json
+    from entropy_asr.files import sha256, write_json
     from entropy_asr.provenance import Provenance
 
     settings = load_stage(config)
-    pretrained = settings.llm.pretrained
-    if pretrained is None:
+    named, facts = settings.llm.pretrained, {}
+    if named is None:
         if text is None or tokenizer is None:
             raise InputError("llm.pretrained is null: a small LM is trained, which needs data.lm_text and the tokenizer")
         provenance = Provenance("lm", config, {"text": text, "tokenizer": tokenizer / "tokenizer.json"})
         facts = _train(settings, text, tokenizer, provenance.key, running, out, seed)
+        weights = sha256(out / "model.safetensors")
+    elif folder is None:
+        provenance, weights = Provenance("lm", config, {}), None
     else:
-        provenance, facts = Provenance("lm", config, {}), {}
-    write_json(out / "lm.json", {"pretrained": pretrained, "revision": settings.llm.revision})
+        model = folder / "model.safetensors"
+        provenance, weights = Provenance("lm", config, {"model": model}), sha256(model)
+        named = os.path.relpath(folder, out)
+    # The hash makes this file another one when the weights are others: it stands for them as an input of later stages.
+    write_json(out / "lm.json", {"pretrained": named, "revision": settings.llm.revision, "sha256": weights})
     provenance.write(out / "provenance.json", **facts)
 
 

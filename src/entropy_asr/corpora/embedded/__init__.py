@@ -10,6 +10,7 @@ from scratch, a step a module, each a command of its own (`python -m entropy_asr
 * `lm_text`          many more sentences of the same grammar, for the language model; none of dev or test
 * `pack`             tars, `utterances.jsonl`, `dropped.jsonl`, `SHA256SUMS`
 * `tables`           the figures of docs/corpus.md
+* `pack_lm`          the small language model that was trained on its text, as the repository ships it
 * `compare`          holds a corpus made from scratch to the committed one
 
 The training code needs none of these: it reads the committed archives.
