@@ -40,15 +40,15 @@ VOICES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "zh": {
         "train": (
-            *("zf_xiaobei", "zf_xiaoyi", "zm_yunxi", "zm_yunxia"),
-            *("zf_xiaobei50-zf_xiaoyi50", "zf_xiaobei50-zm_yunxi50", "zf_xiaobei50-zm_yunxia50"),
-            *("zf_xiaoyi50-zm_yunxi50", "zf_xiaoyi50-zm_yunxia50", "zm_yunxi50-zm_yunxia50"),
+            *("zf_xiaobei", "zf_xiaoyi", "zm_yunyang", "zm_yunxia"),
+            *("zf_xiaobei50-zf_xiaoyi50", "zf_xiaobei50-zm_yunyang50", "zf_xiaobei50-zm_yunxia50"),
+            *("zf_xiaoyi50-zm_yunyang50", "zf_xiaoyi50-zm_yunxia50", "zm_yunyang50-zm_yunxia50"),
         ),
-        "dev": ("zf_xiaobei30-zf_xiaoyi70", "zm_yunxi70-zm_yunxia30"),
-        "test": ("zf_xiaoxiao", "zm_yunyang", "zf_xiaoxiao50-zm_yunyang50"),
+        "dev": ("zf_xiaobei30-zf_xiaoyi70", "zm_yunyang70-zm_yunxia30"),
+        "test": ("zf_xiaoxiao", "zm_yunxi", "zf_xiaoxiao50-zm_yunxi50"),
     },
     # a Mandarin and an English test voice averaged read both languages more clearly than either alone
-    "mixed": {"test": ("zf_xiaoxiao50-af_nova50", "zm_yunyang70-am_michael30")},
+    "mixed": {"test": ("zf_xiaoxiao50-af_nova50", "zm_yunxi70-am_michael30")},
 }
 
 
