@@ -26,7 +26,7 @@ from typing import Any
 import typer
 
 from entropy_asr.errors import InputError, friendly_exit
-from entropy_asr.evaluation.score import METRICS, Scored, Unit, count, read_hypotheses
+from entropy_asr.evaluation.score import METRICS, Scored, Unit, read_hypotheses
 from entropy_asr.files import atomic_write, read_json, read_jsonl
 from entropy_asr.reporting.entropy import expectation, shifts
 from entropy_asr.reporting.tables import ENCODER, overlap_minutes, parse_time, read_table
@@ -162,8 +162,8 @@ def swaps(cka: Rows, timeline: Rows) -> list[dict[str, Any]]:
 def choose_examples(utterances: Sequence[Scored], number: int = EXAMPLES) -> list[Scored]:
     """Some utterances with errors, then some without; in the order of the hash of their ids, so that nobody picks."""
     order = sorted(utterances, key=lambda item: hashlib.sha256(item.id.encode()).hexdigest())
-    wrong = [item for item in order if count(item.pairs).errors]
-    clean = [item for item in order if not count(item.pairs).errors]
+    wrong = [item for item in order if item.counts.errors]
+    clean = [item for item in order if not item.counts.errors]
     shown_clean = clean[: max(number - min(len(wrong), EXAMPLES_WITH_ERRORS), 0)]
     return wrong[: number - len(shown_clean)] + shown_clean
 
@@ -206,9 +206,9 @@ def transcripts(hyps: Sequence[Path]) -> list[dict[str, Any]]:
                 "metric": METRICS[unit],
                 "space": "" if unit == "zh" else " ",
                 "utterances": len(utterances),
-                "with_errors": sum(count(item.pairs).errors > 0 for item in utterances),
+                "with_errors": sum(item.counts.errors > 0 for item in utterances),
                 "examples": [
-                    {"id": item.id, "pieces": pieces(item.pairs, unit), "errors": count(item.pairs).errors}
+                    {"id": item.id, "pieces": pieces(item.pairs, unit), "errors": item.counts.errors}
                     for item in choose_examples(utterances)
                 ],
             }

@@ -11,7 +11,8 @@ with the case that called for it.
     '温度调到二十五摄氏度播放 yesterday'
 
 Limits: fillers (um, 嗯) are words that were said and stay, so a system that leaves them out is charged for it. What is read in
-several ways is read in one: short numbers as numbers ("911" is nine hundred and eleven, 110 is 一百一十), "St." not at all.
+several ways is read in one: short numbers as numbers ("911" is nine hundred and eleven, 110 is 一百一十), "St." not at all; a
+traditional character is replaced alone, so one whose simple form depends on the word (乾, 著) stays.
 """
 
 from __future__ import annotations
@@ -33,8 +34,12 @@ _HANZI_DIGITS = "零一二三四五六七八九"
 _TENS = ("", "", "twenties", "thirties", "forties", "fifties", "sixties", "seventies", "eighties", "nineties")
 # Written only, never spoken; with and without the full stop.
 _ABBREVIATIONS = {"mr": "mister", "mrs": "missus", "dr": "doctor"}
-# Single characters that other characters stand for: apostrophes and primes, the hanzi zero (no letter to Unicode).
+# Single characters that other characters stand for: apostrophes and primes, the hanzi zero (no letter to Unicode), full width.
 _FOLD = str.maketrans("’‘ʼ`´′〇⁄−–", "'" * 6 + "零/--")
+_FOLD |= {ord("！") + i: chr(ord("!") + i) for i in range(94) if chr(ord("!") + i) != "`"} | {ord("｀"): "'", ord("　"): " "}
+# What folding leaves as it is, and what has no punctuation left: most transcripts, for which Unicode's tables are a slow way.
+_FOLDED = re.compile("[ -~、。\u4e00-\u9fa5]*")
+_SPOKEN = re.compile("(?:[a-z ]|(?<=[a-z])'(?=[a-z])|[\u4e00-\u9fa5])*")
 
 # Control, surrogate, unassigned and private characters part words; soft hyphens and zero-width joiners do not.
 _CONTROL = {"Cc": " ", "Cs": " ", "Cn": " ", "Co": " ", "Cf": ""}
@@ -73,19 +78,18 @@ def _normalize(text: str, language: Language) -> str:
     text = re.sub(r"(?<=[a-z])-(?=\d)", " ", text, flags=re.I)  # f-16 is no negative number
     text = re.sub(r"\b([a-z](?:\.[a-z])+)\b\.?", lambda m: m[0].replace(".", ""), text, flags=re.I)  # p.m., U.S.
     spoken = _spoken_by_script(text, language) if _needs_words(text) else text
-    if has_hanzi(spoken):
-        spoken = _wetext(spoken, "zh")  # no digits are left: only traditional to simplified
-    spoken = _fold(spoken).lower()
+    spoken = _fold(spoken.translate(_SIMPLIFIED)).lower()
     words = _space_scripts(_strip_punctuation(spoken)).split()
     return " ".join(_ABBREVIATIONS.get(word, word) for word in words)
 
 
 def _fold(text: str) -> str:
     """Compatibility forms to plain ones (full width, ligatures, ①), accents off, any script's digits to 0-9."""
-    if text.isascii() and text.isprintable():
-        return text.translate(_FOLD)  # none of the rest is in it, and most English is
+    folded = text.translate(_FOLD)
+    if _FOLDED.fullmatch(folded):
+        return folded
     text = "".join(_CONTROL.get(unicodedata.category(c), c) for c in text)
-    text = unicodedata.normalize("NFKC", text.translate(_FOLD)).translate(_FOLD)  # NFKC would make a space of an acute
+    text = unicodedata.normalize("NFKC", text.translate(_FOLD)).translate(_FOLD)  # first: NFKC makes a space of an acute
     text = "".join(c for c in unicodedata.normalize("NFKD", text) if not "\u0300" <= c <= "\u036f")
     text = unicodedata.normalize("NFKC", text).translate(_FOLD)
     return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
@@ -188,6 +192,17 @@ def _wetext(text: str, language: str) -> str:
         return text
 
 
+class _Simplified(dict[int, str]):
+    """Traditional hanzi to simplified, for `str.translate`: wetext's table, asked once a character, which is all it looks at."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = _wetext(chr(code), "zh") if has_hanzi(chr(code)) else chr(code)
+        return self[code]
+
+
+_SIMPLIFIED = _Simplified()
+
+
 @lru_cache(maxsize=2)
 def _normalizer(language: str) -> Normalizer:
     from wetext import Normalizer
@@ -197,6 +212,8 @@ def _normalizer(language: str) -> Normalizer:
 
 def _strip_punctuation(text: str) -> str:
     """Everything but letters becomes a space, save apostrophes between ASCII letters."""
+    if _SPOKEN.fullmatch(text):
+        return text
     text = re.sub(r"(?<![a-z])'|'(?![a-z])", " ", text)
     return "".join(c if c.isalpha() or c == "'" else " " for c in text)
 
