@@ -130,6 +130,11 @@ class Augment(Section):
         description="folders of recorded noise (wav, flac, opus), as seen from the working directory; "
         "empty: babble of training speech, and generated vehicle-like and music-like noise",
     )
+    empty_fraction: Fraction = Field(
+        0.0,
+        description="share of the utterances of alignment and SFT that are replaced by noise or near silence of the same length, with an "
+        "empty transcript, so that a system learns to answer nothing; the paper prints none [O]",
+    )
     pad_max: float = Field(
         1.0,
         ge=0,
