@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from repository import REPO
 
 from entropy_asr.config import STAGE_SECTIONS, Config, load_config, load_stage, stage_json
@@ -111,3 +112,13 @@ def test_generated_pages_are_current() -> None:
 def test_the_study_is_mini_otherwise() -> None:
     mini, study = (load_config(REPO / f"config/{name}.yaml").model_dump() for name in ("mini", "study"))
     assert {key for key in mini if mini[key] != study[key]} == {"name", "seeds", "arms", "metrics"}
+
+
+def test_a_peer_is_measured_on_the_languages_that_it_knows() -> None:
+    raw = yaml.safe_load((REPO / "config/mini.yaml").read_text())
+    raw["peers"] = {"all": {"kind": "hypotheses", "path": "theirs"}}
+    raw["peers"]["tiny"] = {"kind": "ctranslate2", "path": "packaged-tiny.en", "languages": ["en"]}
+    config = load_config(raw)
+    assert config.tests_of_peer("all") == ["english", "mandarin"]
+    assert config.tests_of_peer("tiny") == ["english"]
+    assert (config.peers["all"].packaged, config.peers["tiny"].packaged) == (None, "whisper-tiny.en")

@@ -130,6 +130,11 @@ class Augment(Section):
         description="folders of recorded noise (wav, flac, opus), as seen from the working directory; "
         "empty: babble of training speech, and generated vehicle-like and music-like noise",
     )
+    empty_fraction: Fraction = Field(
+        0.0,
+        description="share of the utterances of alignment and SFT that are replaced by noise or near silence of the same length, with an "
+        "empty transcript, so that a system learns to answer nothing; the paper prints none [O]",
+    )
     pad_max: float = Field(
         1.0,
         ge=0,
@@ -302,12 +307,22 @@ class Peer(Section):
         "model of transformers; hypotheses: files that another system wrote"
     )
     path: str = Field(
-        description="folder or name of the model; `packaged` for the whisper-base of the embedded corpus' packages; "
-        "for hypotheses the folder of `<test set>.jsonl`, lines of {id, text}"
+        description="folder or name of the model; `packaged` for the whisper-base of the embedded corpus' packages, "
+        "`packaged-tiny.en` for an English whisper-tiny; for hypotheses the folder of `<test set>.jsonl`, lines of {id, text}"
     )
     window: PositiveFloat = Field(
-        30.0, description="seconds that a ctranslate2 Whisper pads an utterance to; 30 is Whisper's own, less is faster"
+        30.0,
+        description="seconds that a ctranslate2 Whisper pads an utterance to; 30 is Whisper's own, less is faster "
+        "(a transcript that loops is made again with 30)",
     )
+    languages: list[Literal["en", "zh", "mixed"]] | None = Field(
+        None, min_length=1, description="of the test sets that it is measured on; null: all"
+    )
+
+    @property
+    def packaged(self) -> str | None:
+        """Folder of `results/peers` where the model comes from a pinned package."""
+        return {"packaged": "whisper-base", "packaged-tiny.en": "whisper-tiny.en"}.get(self.path)
 
 
 class Hallucination(Section):
@@ -465,6 +480,11 @@ class Config(Section):
                     f"peers: '{name}' is the name of an arm, or holds more than letters, digits and ._-; choose another"
                 )
         return self
+
+    def tests_of_peer(self, name: str) -> list[str]:
+        """Test sets that a peer is measured on."""
+        known = self.peers[name].languages
+        return [test for test in sorted(self.data.test) if known is None or self.data.test[test].language in known]
 
     def recipe(self, arm: str) -> Recipe:
         """How an arm is made."""

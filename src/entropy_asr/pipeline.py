@@ -51,7 +51,7 @@ def steps(config: Config) -> list[Step]:
     corpora = sorted({corpus.path for corpus in config.data.corpora.values()})
     manifests = [f"results/manifests/{name}" for name in sorted(config.data.corpora)]
     conditions = ["results/manifests/conditions", "results/audio/conditions"]
-    packaged = ["results/peers"] if any(peer.path == "packaged" for peer in config.peers.values()) else []
+    packaged = ["results/peers"] if any(peer.packaged for peer in config.peers.values()) else []
     given = sorted({peer.path for peer in config.peers.values() if peer.kind == "hypotheses"})
     metrics = [f"results/metrics/{name}" for name in ("alignment", "encoder", "system", "drift")]
     published = [config.published] if config.published else []

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from entropy_asr.audio.augment import generator_for, pad_and_add_noise, spec_augment
+from entropy_asr.audio.augment import generator_for, no_speech, pad_and_add_noise, spec_augment
 from entropy_asr.config import Augment
 
 RATE = 16000
@@ -50,3 +50,15 @@ def test_a_draw_depends_on_seed_epoch_utterance_and_purpose_alone() -> None:
     }
     assert len(set(draws.values())) == 5
     assert generator_for(1, 0, "a", "x").random() == draws[1, 0, "a", "x"]
+
+
+def test_without_speech_it_is_silence_or_noise() -> None:
+    clip = np.sin(np.arange(3000) / 7).astype(np.float32)
+    levels = []
+    for i in range(300):
+        samples = no_speech(RATE, lambda rng: clip, np.random.default_rng(i))
+        assert samples.shape == (RATE,) and samples.dtype == np.float32
+        levels.append(20 * np.log10(samples.std()))
+    quiet = np.array(levels) < -55
+    assert abs(quiet.mean() - 1 / 3) < 0.1
+    assert min(levels) > -91 and -15.5 < max(levels) < -14.5

@@ -12,10 +12,10 @@ from entropy_asr.config import Augment, Features
 from entropy_asr.errors import InputError
 
 
-def batches(manifest: Path, copies: int = 1, **ranks: int) -> TrainingBatches:
+def batches(manifest: Path, copies: int = 1, **more: float) -> TrainingBatches:
     return TrainingBatches(
         read_cuts([manifest]), lambda cut: [len(cut.supervisions[0].custom["phonemes"])], np.zeros(80, np.float32),
-        Features(), Augment(noise_probability=0.5), copies, max_duration=6.0, buckets=2, seed=1, **ranks,
+        Features(), Augment(noise_probability=0.5), copies, max_duration=6.0, buckets=2, seed=1, **more,
     )  # fmt: skip
 
 
@@ -48,6 +48,29 @@ def test_workers_make_no_difference(tones: Path) -> None:
 def test_ranks_share_an_epoch(tones: Path) -> None:
     shares = [[b for b in islice(batches(tones, rank=r, world_size=2).loader(Position(), workers=0), 3)] for r in (0, 1)]
     assert not {i for b in shares[0] for i in b.ids} & {i for b in shares[1] for i in b.ids}
+
+
+def test_utterances_without_speech_come_at_the_rate_asked_and_again_the_same(tones: Path) -> None:
+    whole = list(islice(batches(tones, empty_fraction=0.3).loader(Position(), workers=0), 150))
+    empty = [not target for batch in whole for target in batch.targets]
+    # 99.9% of all runs of a binomial with 0.3 lie within 3.3 standard deviations
+    assert abs(np.mean(empty) - 0.3) < 3.3 * np.sqrt(0.3 * 0.7 / len(empty))
+    assert len({name for batch in whole for name, target in zip(batch.ids, batch.targets, strict=True) if not target}) == 24
+
+    for start in (2, 40):  # taken up in the middle, by two worker processes
+        source = batches(tones, empty_fraction=0.3)
+        for batch, again in zip(whole[start + 1 :], islice(source.loader(whole[start].position, workers=2), 4), strict=False):
+            assert (again.ids, again.targets) == (batch.ids, batch.targets)
+            assert again.features.equal(batch.features)
+
+
+def test_without_such_utterances_nothing_changes_for_the_others(tones: Path) -> None:
+    some, none = (next(batches(tones, empty_fraction=share).loader(Position(), workers=0)) for share in (0.5, 0.0))
+    assert some.ids == none.ids and all(none.targets)
+    assert 0 < sum(map(bool, some.targets)) < len(some.targets)
+    for k, target in enumerate(some.targets):
+        mine, other = (batch.features[k, : batch.feature_lens[k]] for batch in (some, none))
+        assert mine.equal(other) == bool(target)
 
 
 def test_two_copies_differ_in_their_masks_alone(tones: Path) -> None:

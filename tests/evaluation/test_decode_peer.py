@@ -8,6 +8,7 @@ import pytest
 from repository import ENVIRONMENT
 
 from entropy_asr.audio.batches import read_cuts
+from entropy_asr.evaluation.decode_peer import loops
 from entropy_asr.files import read_jsonl, write_jsonl
 
 
@@ -61,3 +62,10 @@ def test_any_recogniser_of_transformers(tones: Path, tmp_path: Path) -> None:
     rows = list(read_jsonl(tmp_path / "out.jsonl"))
     assert len(rows) == len(read_cuts([tones])) and all(row["decode_seconds"] > 0 for row in rows)
     assert any(row["hypothesis"] for row in rows)
+
+
+def test_a_loop_is_told_from_speech() -> None:
+    assert loops("He grew up to become a doctor. " * 8)
+    assert loops("啊" * 60)
+    assert not loops("navigate to one hundred eighty one Victoria Lane, then call Robin Clarke")
+    assert not loops("no, no, no") and not loops("")

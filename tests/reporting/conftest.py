@@ -62,6 +62,8 @@ def run(tmp_path: Path) -> Path:
 
     english = [("play jazz", "play jazz")] * 3 + [("call my mother", "call mother now")] * 2 + [("stop it", "stop it")]
     hypotheses(root / "decode/ours/seed-1/english.jsonl", "en", english)
+    other_words = [*english[:3], ("call my mother", "call my mother"), ("call my mother", "call my mother"), ("stop it", "stop")]
+    hypotheses(root / "decode/no_ia_sft/seed-1/english.jsonl", "en", other_words)
     hypotheses(root / "decode/ours/seed-1/mandarin.jsonl", "zh", [("打开空调", "打开空条")] * 6 + [("你好", "你好")])
     counts = {"substitutions": 1, "deletions": 2, "insertions": 3, "reference_tokens": 60, "utterances": 6}
     for system, rates in {**RATES, "encoder": (0.07, 0.06)}.items():

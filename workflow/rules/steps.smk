@@ -47,14 +47,14 @@ rule step_decode:
     input:
         expand("results/decode/{system}/seed-{seed}/{testset}.jsonl", system=[*ARMS, "encoder"], seed=SEEDS, testset=TESTS),
         expand("results/decode/{arm}/seed-{seed}/conditions/{testset}.jsonl", arm=ARMS, seed=SEEDS, testset=TESTS),
-        expand("results/decode/peers/{peer}/{testset}.jsonl", peer=PEERS, testset=TESTS),
+        of_peers("results/decode/peers/{peer}/{testset}.jsonl"),
     localrule: True
 
 
 rule step_score:
     input:
         expand("results/metrics/score/{system}/seed-{seed}/{testset}.json", system=[*ARMS, "encoder"], seed=SEEDS, testset=TESTS),
-        expand("results/metrics/score/peers/{peer}/{testset}.json", peer=PEERS, testset=TESTS),
+        of_peers("results/metrics/score/peers/{peer}/{testset}.json"),
     localrule: True
 
 

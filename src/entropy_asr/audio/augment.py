@@ -1,4 +1,4 @@
-"""Augmentation of training audio: speed, noise after padding, SpecAugment (method, section 3).
+"""Augmentation of training audio: speed, noise after padding, no speech at all, SpecAugment (method, section 3).
 
 Every draw comes from a generator made of (seed, epoch, utterance).  So an utterance is augmented in the same way whatever
 worker, rank or batch it lands in, and a resumed run continues exactly as an uninterrupted one.
@@ -41,6 +41,19 @@ def pad_and_add_noise(samples: np.ndarray, noise: np.ndarray, rng: np.random.Gen
     speech_power, noise_power = np.mean(samples**2), np.mean(noise**2)
     scale = np.sqrt(speech_power / max(noise_power, 1e-10) / 10 ** (snr / 10))
     return (padded + scale * noise).astype(np.float32)
+
+
+def no_speech(length: int, draw: Callable[[np.random.Generator], np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Audio in which nobody speaks: one time in three near silence, else noise; levels in dB of full scale are uniform.
+
+    Args:
+        length: samples. draw: gives noise, at least one sample; repeated to the length needed.
+    """
+    if rng.random() < 1 / 3:
+        noise, level = rng.standard_normal(length), rng.uniform(-90.0, -60.0)
+    else:
+        noise, level = np.resize(draw(rng), length), rng.uniform(-50.0, -15.0)
+    return (10 ** (level / 20) / max(float(np.std(noise)), 1e-6) * noise).astype(np.float32)
 
 
 def spec_augment(

@@ -20,7 +20,7 @@ from lhotse.dataset.sampling import DynamicBucketingSampler
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from entropy_asr.audio.augment import NoiseSource, generator_for, pad_and_add_noise, spec_augment
+from entropy_asr.audio.augment import NoiseSource, generator_for, no_speech, pad_and_add_noise, spec_augment
 from entropy_asr.audio.features import load_audio, log_mel
 from entropy_asr.config import Augment, Features
 from entropy_asr.errors import InputError
@@ -83,6 +83,7 @@ class TrainingBatches:
         max_duration: seconds of audio a batch.
         buckets: length buckets.
         seed, rank, world_size: every rank draws its own share of the same shuffle.
+        empty_fraction: share of the utterances that are replaced by audio without speech, and whose target is then empty.
     """
 
     def __init__(
@@ -98,10 +99,12 @@ class TrainingBatches:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        empty_fraction: float = 0.0,
     ) -> None:
         self.cuts, self.target, self.fill, self.features, self.augment = cuts, target, fill, features, augment
         self.copies, self.max_duration, self.buckets = copies, max_duration, buckets
         self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.empty_fraction = empty_fraction
         self.noise = NoiseSource(partial(load_audio, config=features), cuts, augment.noise_folders, features.sampling_rate)
 
     def keys(self, start: Position) -> Iterator[tuple[Position, CutSet]]:
@@ -133,20 +136,29 @@ class TrainingBatches:
         position, cuts = key
         epoch = position.epoch
         copies: list[list[np.ndarray]] = [[] for _ in range(self.copies)]
+        targets = []
+        time_scale = 2.5 if self.copies == 2 else 1.0
         for cut in cuts:
-            samples = load_audio(cut, self.features)
-            rng = generator_for(self.seed, epoch, cut.id, "noise")
-            if rng.random() < self.augment.noise_probability:
-                samples = pad_and_add_noise(samples, self.noise.draw(rng), rng, self.augment, self.features.sampling_rate)
+            samples, target = self._heard(cut, epoch)
+            targets.append(target)
             mel = log_mel(samples, self.features)
-            time_scale = 2.5 if self.copies == 2 else 1.0
             for k, copy in enumerate(copies):
-                copy.append(
-                    spec_augment(mel, self.fill, generator_for(self.seed, epoch, cut.id, f"mask{k}"), self.augment, time_scale)
-                )
+                rng = generator_for(self.seed, epoch, cut.id, f"mask{k}")
+                copy.append(spec_augment(mel, self.fill, rng, self.augment, time_scale))
         features, lens = pad_features([mel for copy in copies for mel in copy])
-        seconds = sum(cut.duration for cut in cuts)
-        return Batch([cut.id for cut in cuts], features, lens, [self.target(cut) for cut in cuts], seconds, position)
+        return Batch([cut.id for cut in cuts], features, lens, targets, sum(cut.duration for cut in cuts), position)
+
+    def _heard(self, cut: Cut, epoch: int) -> tuple[np.ndarray, list[int]]:
+        """Samples of an utterance in this epoch, (S,), and what the model shall give for them."""
+        rate = self.features.sampling_rate
+        rng = generator_for(self.seed, epoch, cut.id, "empty")
+        if rng.random() < self.empty_fraction:
+            return no_speech(round(cut.duration * rate), self.noise.draw, rng), []
+        samples = load_audio(cut, self.features)
+        rng = generator_for(self.seed, epoch, cut.id, "noise")
+        if rng.random() < self.augment.noise_probability:
+            samples = pad_and_add_noise(samples, self.noise.draw(rng), rng, self.augment, rate)
+        return samples, self.target(cut)
 
     def largest(self) -> Batch:
         """A batch that needs as much memory as any: the longest utterances, slowed down, until the duration is full."""

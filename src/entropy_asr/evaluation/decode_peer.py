@@ -10,6 +10,7 @@ time; the real-time factor says how long it took here.
 
 import logging
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -34,11 +35,23 @@ class Kind(StrEnum):
 
 
 def ctranslate2_whisper(path: str, window: float) -> Transcribe:
-    """A Whisper in CTranslate2's format."""
+    """A Whisper in CTranslate2's format; what loops in a short window is heard again in Whisper's own of 30 seconds."""
     from entropy_asr.evaluation.whisper import Whisper
 
     whisper = Whisper(Path(path))
-    return lambda samples, language: whisper(samples, "en" if language == "en" else "zh", window)
+
+    def transcribe(samples: np.ndarray, language: str) -> str:
+        told = "en" if language == "en" else "zh"
+        text = whisper(samples, told, window)
+        return whisper(samples, told) if window < 30 and loops(text) else text
+
+    return transcribe
+
+
+def loops(text: str) -> bool:
+    """Whether a transcript compresses as only repetition does: Whisper's own sign of a failure (Radford et al., 2022, 4.5)."""
+    data = text.encode()
+    return len(data) > 2.4 * len(zlib.compress(data))
 
 
 def huggingface(path: str) -> Transcribe:

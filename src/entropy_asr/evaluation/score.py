@@ -18,9 +18,10 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import cached_property
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,6 +55,16 @@ class Scored:
     decode_seconds: float | None
     decoding: str | None = None
 
+    @cached_property
+    def counts(self) -> Counts:
+        """Errors of this utterance."""
+        return count(self.pairs)
+
+    @cached_property
+    def marked(self) -> str:
+        """The alignment in one line."""
+        return marked(self.pairs)
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -86,7 +97,8 @@ def align(references: list[list[str]], hypotheses: list[list[str]]) -> list[list
     """Minimal alignments by jiwer, one a sentence: pairs of (reference token, hypothesis token), None for a gap."""
     import jiwer
 
-    output = jiwer.process_words([" ".join(side) for side in references], [" ".join(side) for side in hypotheses])
+    as_they_are = jiwer.Compose([])  # jiwer would join, strip and split the tokens again
+    output = jiwer.process_words(references, hypotheses, as_they_are, as_they_are)  # type: ignore[arg-type]
     return [
         [pair for chunk in chunks for pair in _pairs(chunk, reference, hypothesis)]
         for chunks, reference, hypothesis in zip(output.alignments, references, hypotheses, strict=True)
@@ -105,12 +117,23 @@ def _pairs(chunk: Any, reference: list[str], hypothesis: list[str]) -> list[tupl
 
 def count(pairs: list[tuple[str | None, str | None]]) -> Counts:
     """Errors of an alignment."""
-    return Counts(
-        substitutions=sum(ref is not None and hyp is not None and ref != hyp for ref, hyp in pairs),
-        deletions=sum(hyp is None for _, hyp in pairs),
-        insertions=sum(ref is None for ref, _ in pairs),
-        reference_tokens=sum(ref is not None for ref, _ in pairs),
-    )
+    substitutions = deletions = insertions = 0
+    for ref, hyp in pairs:
+        if ref == hyp:
+            continue
+        if ref is None:
+            insertions += 1
+        elif hyp is None:
+            deletions += 1
+        else:
+            substitutions += 1
+    return Counts(substitutions, deletions, insertions, len(pairs) - insertions)
+
+
+def total_of(utterances: Iterable[Scored]) -> Counts:
+    """Errors of several utterances together."""
+    each = [(c.substitutions, c.deletions, c.insertions, c.reference_tokens) for c in (item.counts for item in utterances)]
+    return Counts(*map(sum, zip(*each, strict=True)))
 
 
 def read_hypotheses(path: str | Path) -> tuple[Unit, list[Scored]]:
@@ -199,10 +222,9 @@ def summarize(unit: Unit, utterances: list[Scored]) -> dict[str, Any]:
 
     from entropy_asr.evaluation.significance import bootstrap_rate
 
-    each = [count(item.pairs) for item in utterances]
-    errors, lengths = np.array([[c.errors, c.reference_tokens] for c in each]).T
+    errors, lengths = np.array([[item.counts.errors, item.counts.reference_tokens] for item in utterances]).T
     low, high = bootstrap_rate(errors, lengths, INTERVAL_RESAMPLES)
-    total = count([pair for item in utterances for pair in item.pairs])
+    total = total_of(utterances)
     timed = [(item.duration, item.decode_seconds) for item in utterances if item.duration and item.decode_seconds]
     audio, decoding = sum(seconds for seconds, _ in timed), sum(seconds for _, seconds in timed)
     score: dict[str, Any] = {
@@ -215,18 +237,18 @@ def summarize(unit: Unit, utterances: list[Scored]) -> dict[str, Any]:
         "insertions": total.insertions,
         "reference_tokens": total.reference_tokens,
         "utterances": len(utterances),
-        "utterances_with_errors": sum(count(item.pairs).errors > 0 for item in utterances),
+        "utterances_with_errors": sum(item.counts.errors > 0 for item in utterances),
         "normalizer_version": None if unit == "phonemes" else NORMALIZER_VERSION,
         "audio_seconds": round(audio, 3),
         "rtf": decoding / audio if timed else None,
         "decoding": "; ".join(sorted({item.decoding for item in utterances if item.decoding})) or None,
     }
-    speakers: defaultdict[str, list[tuple[str | None, str | None]]] = defaultdict(list)
+    speakers: defaultdict[str, list[Scored]] = defaultdict(list)
     for item in utterances:
         if item.speaker is not None:
-            speakers[item.speaker] += item.pairs
+            speakers[item.speaker].append(item)
     if speakers:
-        score["per_speaker"] = {name: _speaker(count(pairs)) for name, pairs in sorted(speakers.items())}
+        score["per_speaker"] = {name: _speaker(total_of(items)) for name, items in sorted(speakers.items())}
     return score
 
 
@@ -236,13 +258,13 @@ def _speaker(counts: Counts) -> dict[str, Any]:
 
 def error_report(unit: Unit, utterances: list[Scored]) -> str:
     """Alignments and confusion tables as text, in the layout of icefall's ``write_error_stats``."""
-    pairs = [pair for item in utterances for pair in item.pairs]
-    total = count(pairs)
+    pairs = Counter(chain.from_iterable(item.pairs for item in utterances))
+    total = total_of(utterances)
     rate = "undefined" if total.rate is None else f"{100 * total.rate:.2f}%"
     correct = total.reference_tokens - total.substitutions - total.deletions
-    substituted = Counter((ref, hyp) for ref, hyp in pairs if ref is not None and hyp is not None and ref != hyp)
-    deleted = Counter(ref for ref, hyp in pairs if ref is not None and hyp is None)
-    inserted = Counter(hyp for ref, hyp in pairs if hyp is not None and ref is None)
+    substituted = {pair: number for pair, number in pairs.items() if None not in pair and pair[0] != pair[1]}
+    deleted = {ref: number for (ref, hyp), number in pairs.items() if hyp is None}
+    inserted = {hyp: number for (ref, hyp), number in pairs.items() if ref is None}
     lines = [
         f"{METRICS[unit]} = {rate}",
         f"Errors: {total.insertions} insertions, {total.deletions} deletions, {total.substitutions} substitutions, "
@@ -250,7 +272,7 @@ def error_report(unit: Unit, utterances: list[Scored]) -> str:
         "Below: PER-UTT DETAILS, SUBSTITUTIONS, DELETIONS, INSERTIONS, PER-TOKEN STATS",
         "",
         "PER-UTT DETAILS: correct tokens, or (reference->hypothesis)",
-        *(f"{item.id}:\t{marked(item.pairs)}" for item in utterances),
+        *(f"{item.id}:\t{item.marked}" for item in utterances),
         "",
         "SUBSTITUTIONS: count, reference -> hypothesis",
         *(f"{number}\t{ref} -> {hyp}" for (ref, hyp), number in _ranked(substituted)),
@@ -278,17 +300,17 @@ def marked(pairs: list[tuple[str | None, str | None]]) -> str:
     return " ".join(parts)
 
 
-def _per_token(pairs: list[tuple[str | None, str | None]]) -> list[str]:
+def _per_token(pairs: Counter[tuple[str | None, str | None]]) -> list[str]:
     """One line a token of either side, the most wrong first."""
     correct: Counter[str] = Counter()
     in_reference: Counter[str] = Counter()
     in_hypothesis: Counter[str] = Counter()
-    for ref, hyp in pairs:
+    for (ref, hyp), number in pairs.items():
         if ref is not None:
-            in_reference[ref] += 1
-            correct[ref] += ref == hyp
+            in_reference[ref] += number
+            correct[ref] += number * (ref == hyp)
         if hyp is not None:
-            in_hypothesis[hyp] += 1
+            in_hypothesis[hyp] += number
     wrong = {
         token: in_reference[token] + in_hypothesis[token] - 2 * correct[token]
         for token in in_reference.keys() | in_hypothesis.keys()
@@ -297,7 +319,7 @@ def _per_token(pairs: list[tuple[str | None, str | None]]) -> list[str]:
     return [f"{t}\t{correct[t]}\t{wrong[t]}\t{in_reference[t]}\t{in_hypothesis[t]}" for t in order]
 
 
-def _ranked(counts: Counter) -> list[tuple[Any, int]]:
+def _ranked(counts: dict[Any, int]) -> list[tuple[Any, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
@@ -309,10 +331,10 @@ def utterance_table(utterances: list[Scored]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(UTTERANCE_COLUMNS)
-    counted = sorted(((count(item.pairs), item) for item in utterances), key=lambda pair: (-pair[0].errors, pair[1].id))
-    for counts, item in counted:
+    for item in sorted(utterances, key=lambda item: (-item.counts.errors, item.id)):
+        counts = item.counts
         numbers = (counts.errors, counts.substitutions, counts.deletions, counts.insertions, counts.reference_tokens)
-        writer.writerow([item.id, item.speaker, *numbers, marked(item.pairs)])
+        writer.writerow([item.id, item.speaker, *numbers, item.marked])
     return text.getvalue()
 
 

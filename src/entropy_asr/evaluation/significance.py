@@ -120,7 +120,7 @@ def compare(hypotheses: Sequence[Path], baseline: str) -> list[dict[str, Any]]:
     Raises:
         InputError: a path is none of a decoding, the systems did not decode the same utterances, or the baseline is missing.
     """
-    from entropy_asr.evaluation.score import METRICS, count, read_hypotheses
+    from entropy_asr.evaluation.score import METRICS, read_hypotheses
 
     counted: dict[str, dict[str, dict[int, dict[str, tuple[int, int]]]]] = defaultdict(lambda: defaultdict(dict))
     units: dict[str, str] = {}
@@ -129,7 +129,7 @@ def compare(hypotheses: Sequence[Path], baseline: str) -> list[dict[str, Any]]:
         if found is None:
             raise InputError(f"{path}: expected …/decode/<system>/seed-<s>/<test set>.jsonl")
         unit, utterances = read_hypotheses(path)
-        counts = {item.id: count(item.pairs) for item in utterances}
+        counts = {item.id: item.counts for item in utterances}
         counted[found[3]][found[1]][int(found[2])] = {name: (c.errors, c.reference_tokens) for name, c in counts.items()}
         units[found[3]] = METRICS[unit]
     rows = []

@@ -42,7 +42,12 @@ class Whisper:
         """Whisper's tokenizer, set to transcribe one language."""
         from faster_whisper.tokenizer import Tokenizer
 
-        return Tokenizer(self.whisper.hf_tokenizer, True, task="transcribe", language=language)
+        multilingual = self.whisper.model.is_multilingual
+        if language != "en" and not multilingual:
+            raise InputError(
+                f"this Whisper knows English only, and the speech is {language!r}; set `languages: [en]` for the peer"
+            )
+        return Tokenizer(self.whisper.hf_tokenizer, multilingual, task="transcribe", language=language)
 
     def __call__(self, audio: np.ndarray, language: str, window: float = 30.0) -> str:
         """Transcript of 16 kHz `audio` in English (en) or Mandarin (zh), padded to `window` seconds."""

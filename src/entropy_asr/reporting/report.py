@@ -3,7 +3,8 @@
     python -m entropy_asr.reporting.report --main results/tables/main.csv --cka results/tables/cka.csv \
         --timeline results/tables/timeline.csv --figures results/figures/errors.svg … \
         --hallucinations results/metrics/hallucination/examples.jsonl \
-        --hyps results/decode/…/english.jsonl … --quality results/manifests/…/en-test.quality.json … \
+        --hyps results/decode/…/english.jsonl … --browse results/decode/…/english.jsonl … \
+        --quality results/manifests/…/en-test.quality.json … \
         --errors results/metrics/score/…/english.errors.txt … --provenance …/provenance.json … \
         --entropy results/tables/entropy.csv --config results/config/resolved.yaml --out results/report/index.html
 
@@ -26,8 +27,9 @@ from typing import Any
 import typer
 
 from entropy_asr.errors import InputError, friendly_exit
-from entropy_asr.evaluation.score import METRICS, Scored, Unit, count, read_hypotheses
+from entropy_asr.evaluation.score import METRICS, Scored, Unit, read_hypotheses
 from entropy_asr.files import atomic_write, read_json, read_jsonl
+from entropy_asr.reporting.browser import as_script_data, browsable
 from entropy_asr.reporting.entropy import expectation, shifts
 from entropy_asr.reporting.tables import ENCODER, overlap_minutes, parse_time, read_table
 
@@ -162,8 +164,8 @@ def swaps(cka: Rows, timeline: Rows) -> list[dict[str, Any]]:
 def choose_examples(utterances: Sequence[Scored], number: int = EXAMPLES) -> list[Scored]:
     """Some utterances with errors, then some without; in the order of the hash of their ids, so that nobody picks."""
     order = sorted(utterances, key=lambda item: hashlib.sha256(item.id.encode()).hexdigest())
-    wrong = [item for item in order if count(item.pairs).errors]
-    clean = [item for item in order if not count(item.pairs).errors]
+    wrong = [item for item in order if item.counts.errors]
+    clean = [item for item in order if not item.counts.errors]
     shown_clean = clean[: max(number - min(len(wrong), EXAMPLES_WITH_ERRORS), 0)]
     return wrong[: number - len(shown_clean)] + shown_clean
 
@@ -206,9 +208,9 @@ def transcripts(hyps: Sequence[Path]) -> list[dict[str, Any]]:
                 "metric": METRICS[unit],
                 "space": "" if unit == "zh" else " ",
                 "utterances": len(utterances),
-                "with_errors": sum(count(item.pairs).errors > 0 for item in utterances),
+                "with_errors": sum(item.counts.errors > 0 for item in utterances),
                 "examples": [
-                    {"id": item.id, "pieces": pieces(item.pairs, unit), "errors": count(item.pairs).errors}
+                    {"id": item.id, "pieces": pieces(item.pairs, unit), "errors": item.counts.errors}
                     for item in choose_examples(utterances)
                 ],
             }
@@ -290,6 +292,7 @@ def render(
     config: Path,
     errors: Sequence[Path],
     hallucinations: Path,
+    browse: Sequence[Path],
     out: Path,
 ) -> str:
     """The page as text. tables: main, cka, timeline, and entropy where it is measured.
@@ -303,12 +306,13 @@ def render(
     main = [row for row in everything if row["kind"] == "measured"]
     shifted = shifts(read_table(tables["entropy"])) if "entropy" in tables else []
     resolved = config.read_text(encoding="utf-8")
+    browser = browsable(browse, LANGUAGE_TAGS)
     splits = [{"name": path.name.removesuffix(".quality.json"), **read_json(path)} for path in quality]
     seeds = sorted({int(row["seed"]) for row in main if row["seed"]})
     artifacts = {
         "Tables": list(tables.values()),
         "Figures": list(figures),
-        "Hypotheses": list(hyps),
+        "Hypotheses": list(dict.fromkeys([*hyps, *browse])),
         "Hallucinations, examples of each system and condition": [hallucinations],
         "Error reports, every utterance aligned": list(errors),
         "Data quality": list(quality),
@@ -336,6 +340,8 @@ def render(
         expectations=expectation(shifted),
         overlaps=[overlap_sentence(timeline, seed) for seed in seeds],
         transcripts=transcripts(hyps),
+        browser=browser,
+        browser_data=as_script_data(browser),
         hallucinations=playable(list(read_jsonl(hallucinations))),
         speech={row["test_set"]: f"{row['corpus_kind']} speech" for row in main},
         splits=splits,
@@ -366,12 +372,13 @@ def main(
     config: Path = typer.Option(..., help="the whole config, defaults included, YAML"),
     errors: list[Path] = typer.Option([], help="error report to link to; repeat"),
     hallucinations: Path = typer.Option(..., help="examples of hallucinations, JSONL"),
+    browse: list[Path] = typer.Option(..., help="hypotheses of one seed of every system, for the error browser; repeat"),
     entropy: Path | None = typer.Option(None, help="entropy.csv"),
     out: Path = typer.Option(..., help="HTML file to write"),
 ) -> None:
     """Write the report."""
     tables = {"main": main, "cka": cka, "timeline": timeline} | ({"entropy": entropy} if entropy else {})
-    atomic_write(out, render(tables, figures, hyps, quality, provenance, config, errors, hallucinations, out))
+    atomic_write(out, render(tables, figures, hyps, quality, provenance, config, errors, hallucinations, browse, out))
 
 
 if __name__ == "__main__":

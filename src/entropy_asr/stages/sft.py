@@ -97,6 +97,7 @@ def train_system(
         seed=seed,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
+        empty_fraction=settings.augment.empty_fraction,
     )
     torch.manual_seed(seed * 1000 + distributed.rank())
     engine = Engine(TranscriptLoss(system), schedule, settings.engine, device, lr_scales)

@@ -9,6 +9,10 @@ with the case that called for it.
     "call doctor lee at three thirty pm it's five kilometers"
     >>> normalize("温度调到２５℃，播放 Yesterday！", "zh")
     '温度调到二十五摄氏度播放 yesterday'
+
+Limits: fillers (um, 嗯) are words that were said and stay, so a system that leaves them out is charged for it. What is read in
+several ways is read in one: short numbers as numbers ("911" is nine hundred and eleven, 110 is 一百一十), "St." not at all; a
+traditional character is replaced alone, so one whose simple form depends on the word (乾, 著) stays.
 """
 
 from __future__ import annotations
@@ -23,21 +27,31 @@ from entropy_asr.text.scripts import HANZI, Language, has_hanzi
 if TYPE_CHECKING:
     from wetext import Normalizer
 
-NORMALIZER_VERSION = "1"
+NORMALIZER_VERSION = "2"
 
 _ENGLISH_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _HANZI_DIGITS = "零一二三四五六七八九"
 _TENS = ("", "", "twenties", "thirties", "forties", "fifties", "sixties", "seventies", "eighties", "nineties")
 # Written only, never spoken; with and without the full stop.
 _ABBREVIATIONS = {"mr": "mister", "mrs": "missus", "dr": "doctor"}
-# Single characters that other characters stand for: apostrophes and primes, the hanzi zero (no letter to Unicode).
+# Single characters that other characters stand for: apostrophes and primes, the hanzi zero (no letter to Unicode), full width.
 _FOLD = str.maketrans("’‘ʼ`´′〇⁄−–", "'" * 6 + "零/--")
+_FOLD |= {ord("！") + i: chr(ord("!") + i) for i in range(94) if chr(ord("!") + i) != "`"} | {ord("｀"): "'", ord("　"): " "}
+# What folding leaves as it is, and what has no punctuation left: most transcripts, for which Unicode's tables are a slow way.
+_FOLDED = re.compile("[ -~、。\u4e00-\u9fa5]*")
+_SPOKEN = re.compile("(?:[a-z ]|(?<=[a-z])'(?=[a-z])|[\u4e00-\u9fa5])*")
 
 # Control, surrogate, unassigned and private characters part words; soft hyphens and zero-width joiners do not.
 _CONTROL = {"Cc": " ", "Cs": " ", "Cn": " ", "Co": " ", "Cf": ""}
 
 # A Latin word: not the unit after a number ("10km"), but with the digits behind an ordinal ("2nd").
 _LATIN = re.compile(r"\d+(?:st|nd|rd|th)\b|(?<![0-9a-z°])[a-z]+(?:'[a-z]+)*(?![a-z])", re.IGNORECASE | re.ASCII)
+_DATE = re.compile(  # May 5, 2012
+    r"\b(jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|"
+    r"nov(?:ember)?|dec(?:ember)?)\.? (\d\d?)(?=,? \d{4}\b|[,.!?]|$)",
+    re.IGNORECASE,
+)
+_SPEED = re.compile(r"(?<=\d)\s?km/h(?![a-z])", re.IGNORECASE)
 _LATIN_RUN = re.compile(f"[^{HANZI}]*[a-z][^{HANZI}]*", re.IGNORECASE)
 
 
@@ -64,19 +78,18 @@ def _normalize(text: str, language: Language) -> str:
     text = re.sub(r"(?<=[a-z])-(?=\d)", " ", text, flags=re.I)  # f-16 is no negative number
     text = re.sub(r"\b([a-z](?:\.[a-z])+)\b\.?", lambda m: m[0].replace(".", ""), text, flags=re.I)  # p.m., U.S.
     spoken = _spoken_by_script(text, language) if _needs_words(text) else text
-    if has_hanzi(spoken):
-        spoken = _wetext(spoken, "zh")  # no digits are left: only traditional to simplified
-    spoken = _fold(spoken).lower()
+    spoken = _fold(spoken.translate(_SIMPLIFIED)).lower()
     words = _space_scripts(_strip_punctuation(spoken)).split()
     return " ".join(_ABBREVIATIONS.get(word, word) for word in words)
 
 
 def _fold(text: str) -> str:
     """Compatibility forms to plain ones (full width, ligatures, ①), accents off, any script's digits to 0-9."""
-    if text.isascii() and text.isprintable():
-        return text.translate(_FOLD)  # none of the rest is in it, and most English is
+    folded = text.translate(_FOLD)
+    if _FOLDED.fullmatch(folded):
+        return folded
     text = "".join(_CONTROL.get(unicodedata.category(c), c) for c in text)
-    text = unicodedata.normalize("NFKC", text).translate(_FOLD)
+    text = unicodedata.normalize("NFKC", text.translate(_FOLD)).translate(_FOLD)  # first: NFKC makes a space of an acute
     text = "".join(c for c in unicodedata.normalize("NFKD", text) if not "\u0300" <= c <= "\u036f")
     text = unicodedata.normalize("NFKC", text).translate(_FOLD)
     return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
@@ -92,9 +105,10 @@ def _spoken_by_script(text: str, language: Language) -> str:
     if language == "en":
         pieces = [(piece, "zh" if has_hanzi(piece) else "en") for piece in _cut(text, f"[{HANZI}]+")]
     elif language == "zh":
+        text = _SPEED.sub("公里每小时", text)  # else its h is a Latin word of its own
         pieces = [(piece, "en" if _LATIN.fullmatch(piece) else "zh") for piece in _cut(text, _LATIN.pattern)]
     else:
-        pieces = _mixed_pieces(text)
+        pieces = _mixed_pieces(_SPEED.sub("公里每小时", text) if has_hanzi(text) else text)
     return " ".join(_english(piece) if reading == "en" else _mandarin(piece) for piece, reading in pieces)
 
 
@@ -105,7 +119,7 @@ def _cut(text: str, pattern: str) -> list[str]:
 def _mixed_pieces(text: str) -> list[tuple[str, str]]:
     """Digits that touch hanzi are Mandarin; others follow the word before them, or the one after it at the start."""
     pieces: list[tuple[str, str]] = []
-    number = r"-?\d[\d.,:/%]*"
+    number = r"-?\d[\d.,:/%]*(?:(?:°[cf]|km|cm|mm|kg)(?![a-z]))?"
     for run in _cut(text, f"(?:{number})?(?:[{HANZI}]+(?:{number})?)+"):
         if has_hanzi(run):
             pieces.append((run, "zh"))
@@ -122,16 +136,32 @@ def _english(text: str) -> str:
     """Digits and signs in English words."""
     text = re.sub(r"\b\d{3,4}-\d{3,8}(?:-\d{4})?\b|\b\d{7,}\b", lambda m: _spell(m[0], "en"), text)  # telephone numbers
     text = re.sub(r"\b(1[1-9]|20)([2-9])0s\b", lambda m: f"{_english(m[1])} {_TENS[int(m[2])]}", text)  # 1990s
-    text = re.sub(r"\$([\d,]+)\.(\d\d)\b", r"$\1 and \2 cents", text)  # wetext: "three point five dollars"
+    text = _DATE.sub(lambda m: f"{m[1]} {_ordinal(int(m[2]))}", text)  # wetext: "may five twenty twelve"
+    text = re.sub(r"\$([\d,]+)\.(\d\d)\b", lambda m: _dollars(m[1], int(m[2])), text)  # wetext: "three point five dollars"
     text = re.sub(r"(?<![\d,.])([1-9])000(?![\d,.])", r"\1,000", text)  # wetext: "ten hundred"
     text = re.sub(r"(?<![\d,$])(\$?1,\d{3})(?![\d,])", r"one \1", text)  # wetext: "thousand two hundred" for 1,200
     return _symbols(_digits_left(_wetext(text, "en"), "en"), "en")
+
+
+def _ordinal(day: int) -> str:
+    ending = "th" if 10 < day < 20 else {1: "st", 2: "nd", 3: "rd"}.get(day % 10, "th")
+    return _wetext(f"{day}{ending}", "en")
+
+
+def _dollars(dollars: str, cents: int) -> str:
+    parts = [] if dollars == "0" and cents else [f"${dollars}"]
+    if cents:
+        parts.append(f"{cents} {'cent' if cents == 1 else 'cents'}")
+    return " and ".join(parts)
 
 
 def _mandarin(text: str) -> str:
     """Digits and signs in Mandarin words."""
     text = re.sub(r"(?<!\d)\d{3,4}-\d{3,8}(?!\d)", lambda m: _spell(m[0], "zh"), text)  # telephone numbers
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)  # wetext: "一,两百" for 1,200
+    text = re.sub(r"(?<![\d.])100%", "百分之百", text)
+    text = re.sub(r"(?<![\d.:])2(?=点(?!\d+(?!\d*分)))", "两", text)  # wetext: 二点; but 2点5 is a decimal
+    text = re.sub(r"(?<![\d.])2(?=日)", "二", text)  # wetext: 两日
     return _symbols(_digits_left(_wetext(text, "zh"), "zh"), "zh")
 
 
@@ -162,6 +192,17 @@ def _wetext(text: str, language: str) -> str:
         return text
 
 
+class _Simplified(dict[int, str]):
+    """Traditional hanzi to simplified, for `str.translate`: wetext's table, asked once a character, which is all it looks at."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = _wetext(chr(code), "zh") if has_hanzi(chr(code)) else chr(code)
+        return self[code]
+
+
+_SIMPLIFIED = _Simplified()
+
+
 @lru_cache(maxsize=2)
 def _normalizer(language: str) -> Normalizer:
     from wetext import Normalizer
@@ -171,6 +212,8 @@ def _normalizer(language: str) -> Normalizer:
 
 def _strip_punctuation(text: str) -> str:
     """Everything but letters becomes a space, save apostrophes between ASCII letters."""
+    if _SPOKEN.fullmatch(text):
+        return text
     text = re.sub(r"(?<![a-z])'|'(?![a-z])", " ", text)
     return "".join(c if c.isalpha() or c == "'" else " " for c in text)
 
