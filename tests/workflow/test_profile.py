@@ -15,7 +15,7 @@ from repository import ENVIRONMENT, REPO
 from entropy_asr.config import load_config
 
 PAPER = load_config(REPO / "config/paper.yaml")
-STAGES = {"pretrain_part": "pretrain", "joint_sft": "joint_sft", "decode": "decode", "decode_phonemes": "decode"}
+STAGES = {"pretrain_part": "pretrain", "joint_sft": "joint_sft", "decode": "decode", "decode_encoder": "decode"}
 SECONDS = 10
 
 
@@ -75,7 +75,7 @@ def test_the_whole_experiment_is_planned_by_stage(plan: str) -> None:
     seeds, arms, tests = len(PAPER.seeds), len(PAPER.arms), len(PAPER.data.test)
     assert count["pretrain_part"] == seeds  # the later parts, and align, follow from the first
     assert count["joint_sft"] == seeds * arms
-    assert count["decode"] == seeds * arms * tests and count["decode_phonemes"] == seeds * tests
+    assert count["decode"] == seeds * arms * tests and count["decode_encoder"] == seeds * tests
     table = plan[plan.rindex("Job stats:") :]
     assert re.search(rf"^joint_sft +{seeds * arms}$", table, re.MULTILINE)
 

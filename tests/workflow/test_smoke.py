@@ -111,10 +111,10 @@ def test_a_parameter_of_align_reruns_align_and_what_follows(run: Path, tmp_path:
     assert changed.read_text() != text
     rules = planned(run, f"--configfile={changed}", "results/tables/main.csv")
     assert {"stage_config", "align", "ia_sft_iteration", "joint_sft", "decode", "score", "table_main"} <= rules
-    assert not rules & {"pretrain_part", "lm", "tokenizer", "manifests_embedded", "feature_stats", "decode_phonemes"}
+    assert not rules & {"pretrain_part", "lm", "tokenizer", "manifests_embedded", "feature_stats", "decode_encoder"}
 
 
 def test_forcing_joint_sft_reruns_it_and_what_follows(run: Path) -> None:
     rules = planned(run, "results/tables/main.csv", "-R", "joint_sft", *SMOKE)
     assert {"joint_sft", "decode", "score", "table_main"} <= rules
-    assert not rules & {"pretrain_part", "align", "ia_sft_iteration", "lm", "manifests_embedded", "decode_phonemes"}
+    assert not rules & {"pretrain_part", "align", "ia_sft_iteration", "lm", "manifests_embedded", "decode_encoder"}

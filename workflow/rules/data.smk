@@ -64,6 +64,19 @@ rule phonemes:
         "python -m entropy_asr.text.phonemes --out {output} 2>&1 | tee {log}"
 
 
+rule units:
+    # Text units of the baselines' encoders, from the training transcripts.
+    input:
+        config="results/config/units.json",
+        cuts=TRAIN,
+    output:
+        "results/text/units/tokenizer.json",
+    log:
+        "results/logs/units.log",
+    shell:
+        "python -m entropy_asr.text.units --config {input.config} $(printf -- '--cuts %s ' {input.cuts}) --out {output} 2>&1 | tee {log}"
+
+
 rule tokenizer:
     input:
         config="results/config/tokenizer.json",
@@ -101,3 +114,34 @@ rule lm:
     localrule: CONFIG.llm.pretrained is not None  # writes a name
     shell:
         "{LAUNCH[lm]} entropy_asr.stages.lm --config {input.config} {params.source} --running {params.running} --out {params.out} 2>&1 | tee {log}"
+
+
+# The arm small_llm: the same rules, from the config's section small_llm.
+use rule tokenizer as small_tokenizer with:
+    input:
+        config="results/config/small_tokenizer.json",
+        text=in_repo(CONFIG.data.lm_text) if CONFIG.data.lm_text else [],
+    output:
+        "results/text/small_tokenizer/tokenizer.json",
+    log:
+        "results/logs/small_tokenizer.log",
+
+
+use rule lm as small_lm with:
+    input:
+        config="results/config/small_lm.json",
+        text=[] if CONFIG.small_llm.pretrained else in_repo(CONFIG.data.lm_text),
+        tokenizer=[] if CONFIG.small_llm.pretrained else "results/text/small_tokenizer/tokenizer.json",
+    output:
+        lm="results/text/small_lm/lm.json",
+        provenance="results/text/small_lm/provenance.json",
+        model=[] if CONFIG.small_llm.pretrained else ["results/text/small_lm/model.safetensors", "results/text/small_lm/train.jsonl"],
+    params:
+        source="" if CONFIG.small_llm.pretrained else f"--text {in_repo(CONFIG.data.lm_text)} --tokenizer results/text/small_tokenizer",
+        out=subpath(output.lm, parent=True),
+        running="results/state/small_lm",
+    log:
+        "results/logs/small_lm.log",
+    benchmark:
+        "results/benchmarks/small_lm.tsv"
+    localrule: CONFIG.small_llm.pretrained is not None

@@ -13,14 +13,15 @@ def of_each_job(name):
     """A file of every training job; asks the checkpoints how many parts, and so IA-SFT iterations, there are."""
 
     def files(wildcards):
-        found = [] if CONFIG.llm.pretrained else [f"results/text/lm/{name}"]
+        found = [f"results/text/{folder}/{name}" for folder, llm in CONFIG.llms.items() if not llm.pretrained]
         for seed in SEEDS:
-            encoders = [part.replace("part.json", name) for part in parts(seed)]
-            found += encoders
+            count = {objective: len(parts(seed, objective)) for objective in OBJECTIVES}
+            for objective in OBJECTIVES:
+                found += [part.replace("part.json", name) for part in parts(seed, objective)]
             for arm in MADE:
                 stages = [stage for stage in ("align", "joint_sft") if arm in CONFIG.arms_with(stage)]
                 if arm in CONFIG.arms_with("ia_sft"):
-                    stages += [f"ia_sft/iter-{iteration}" for iteration in range(len(encoders))]
+                    stages += [f"ia_sft/iter-{iteration}" for iteration in range(count[CONFIG.recipe(arm).objective])]
                 found += expand(SYSTEM + "/{stage}/{name}", arm=arm, seed=seed, stage=stages, name=name)
         return found
 
@@ -28,14 +29,14 @@ def of_each_job(name):
 
 
 def every_part(wildcards):
-    return [part for seed in SEEDS for part in parts(seed)]
+    return [part for seed in SEEDS for objective in OBJECTIVES for part in parts(seed, objective)]
 
 
 rule table_main:
     input:
         scores=expand(
             "results/metrics/score/{system}/seed-{seed}/{testset}.json",
-            system=[*ARMS, "encoder"],
+            system=[*ARMS, *HEARD],
             seed=SEEDS,
             testset=TESTS,
         ),

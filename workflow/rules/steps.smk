@@ -9,13 +9,13 @@ rule step_data:
     input:
         [manifest(split) for split in SPLITS],
         "results/features/stats.json",
-        "results/text/phonemes/tokens.txt",
+        list(dict.fromkeys(LABELS[objective] for objective in ["phoneme", *OBJECTIVES])),
     localrule: True
 
 
 rule step_lm:
     input:
-        "results/text/lm/lm.json",
+        expand("results/text/{lm}/lm.json", lm=CONFIG.llms),
     localrule: True
 
 
@@ -45,7 +45,7 @@ rule step_joint_sft:
 
 rule step_decode:
     input:
-        expand("results/decode/{system}/seed-{seed}/{testset}.jsonl", system=[*ARMS, "encoder"], seed=SEEDS, testset=TESTS),
+        expand("results/decode/{system}/seed-{seed}/{testset}.jsonl", system=[*ARMS, *HEARD], seed=SEEDS, testset=TESTS),
         expand("results/decode/{arm}/seed-{seed}/conditions/{testset}.jsonl", arm=ARMS, seed=SEEDS, testset=TESTS),
         expand("results/decode/peers/{peer}/{testset}.jsonl", peer=PEERS, testset=TESTS),
     localrule: True
@@ -53,7 +53,7 @@ rule step_decode:
 
 rule step_score:
     input:
-        expand("results/metrics/score/{system}/seed-{seed}/{testset}.json", system=[*ARMS, "encoder"], seed=SEEDS, testset=TESTS),
+        expand("results/metrics/score/{system}/seed-{seed}/{testset}.json", system=[*ARMS, *HEARD], seed=SEEDS, testset=TESTS),
         expand("results/metrics/score/peers/{peer}/{testset}.json", peer=PEERS, testset=TESTS),
     localrule: True
 

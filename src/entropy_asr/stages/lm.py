@@ -77,7 +77,7 @@ def _train(settings, text: Path, tokenizer_folder: Path, key: str, running: Path
     tokenizer.save_pretrained(out)
     trainer.state.clear()
     distributed.stop()
-    return {"seed": seed, "end_step": trainer.counters.step, "parameters": sum(p.numel() for p in model.parameters())}
+    return {"seed": seed, **trainer.cost(), "parameters": sum(p.numel() for p in model.parameters())}
 
 
 if __name__ == "__main__":
