@@ -31,7 +31,7 @@ ClusterStage = Literal["lm", "pretrain", "align", "ia_sft", "joint_sft", "decode
 ONE_PROCESS = ("lm", "decode", "metrics")
 Objective = Literal["phoneme", "character", "attention"]
 CTC_OBJECTIVES: tuple[Objective, ...] = ("phoneme", "character")
-ENCODERS: dict[Objective, str] = {"phoneme": "encoder", "character": "encoder_character", "attention": "encoder_attention"}
+ENCODERS: dict[str, str] = {"phoneme": "encoder", "character": "encoder_character", "attention": "encoder_attention"}
 """What tables call a kind of pretraining, whose encoders several arms share."""
 LM_FOLDERS = {"llm": "lm", "small_llm": "small_lm"}  # section of the config: folder in results/text
 
@@ -243,6 +243,12 @@ class Llm(Section):
     )
     revision: str | None = Field(None, description="commit of the pretrained model, to pin it")
     scratch: ScratchLM = Field(default_factory=ScratchLM)
+
+
+class SmallLlm(Llm):
+    """The language model of the arm `small_llm`, with about half the parameters of `llm`."""
+
+    pretrained: str | None = Field("Qwen/Qwen3-0.6B", description="as in `llm`")
 
 
 class Prompt(Section):
@@ -468,7 +474,7 @@ class Config(Section):
     aed: Aed = Field(default_factory=Aed)
     adaptor: Adaptor = Field(default_factory=Adaptor)
     llm: Llm = Field(default_factory=Llm)
-    small_llm: Llm = Field(default_factory=lambda: Llm(pretrained="Qwen/Qwen3-0.6B"))
+    small_llm: SmallLlm = Field(default_factory=SmallLlm)
     prompt: Prompt = Field(default_factory=Prompt)
     pretrain: Schedule = Field(default_factory=lambda: Schedule(steps=2_000_000, peak_lr=5e-4))
     cka: Cka = Field(default_factory=Cka)
@@ -630,7 +636,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Sections key by key, lists and values whole: what Snakemake does with several config files."""
-    both = {key: _laid_over(below[key], above[key]) for key in below.keys() & above.keys() if _are_sections(below[key], above[key])}
+    both = {
+        key: _laid_over(below[key], above[key]) for key in below.keys() & above.keys() if _are_sections(below[key], above[key])
+    }
     return {**below, **above, **both}
 
 

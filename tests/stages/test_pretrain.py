@@ -36,7 +36,8 @@ def job(tones: Path, tmp_path: Path):
         settings = {section: smoke[section] | changes.get(section, {}) for section in STAGE_SECTIONS["pretrain"]}
         config = tmp_path / f"{name}.json"
         config.write_text(json.dumps(settings))
-        words = f"--config {config} --train {tones} --dev {tones} --objective phoneme --labels {tokens} --stats {stats} --part {part} --seed 3"
+        words = f"--config {config} --train {tones} --dev {tones} --stats {stats} --part {part} --seed 3"
+        words += f" --objective phoneme --labels {tokens}"
         words += f" --running {tmp_path / 'state' / name} --out {tmp_path / name}" + (
             f" --previous {previous}" if previous else ""
         )

@@ -107,12 +107,14 @@ rule table_entropy:
     output:
         entropy=report("results/tables/entropy.csv", category="Tables", caption="../report/table.rst"),
         spectrum="results/tables/spectrum.csv",
+    params:
+        start=" ".join(f"--start {arm}={CONFIG.recipe(arm).objective}" for arm in ARMS),
     log:
         "results/logs/table_entropy.log",
     shell:
         "python -m entropy_asr.reporting.entropy table $(printf -- '--encoders %s ' {input.encoders})"
         " $(printf -- '--systems %s ' {input.systems}) $(printf -- '--drift %s ' {input.drift})"
-        " --out {output.entropy} --spectrum {output.spectrum} 2>&1 | tee {log}"
+        " {params.start} --out {output.entropy} --spectrum {output.spectrum} 2>&1 | tee {log}"
 
 
 rule figures_entropy:

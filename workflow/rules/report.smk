@@ -79,6 +79,35 @@ rule table_timeline:
         "python -m entropy_asr.reporting.tables timeline $(printf -- '--provenance %s ' {input}) --out {output} 2>&1 | tee {log}"
 
 
+rule table_cost:
+    # What each arm took, by training job; those that arms share are in each of them.
+    input:
+        of_each_job("provenance.json"),
+    output:
+        report("results/tables/cost.csv", category="Tables", caption="../report/table.rst"),
+    log:
+        "results/logs/table_cost.log",
+    shell:
+        "python -m entropy_asr.reporting.tables cost $(printf -- '--provenance %s ' {input}) --out {output} 2>&1 | tee {log}"
+
+
+rule table_ablation:
+    # The arms side by side, from other tables.
+    input:
+        main="results/tables/main.csv",
+        significance="results/tables/significance.csv",
+        entropy="results/tables/entropy.csv",
+    output:
+        report("results/tables/ablation.csv", category="Tables", caption="../report/table.rst"),
+    params:
+        baseline=REPORTED,
+    log:
+        "results/logs/table_ablation.log",
+    shell:
+        "python -m entropy_asr.reporting.ablation --main {input.main} --significance {input.significance} --entropy {input.entropy}"
+        " --baseline {params.baseline} --out {output} 2>&1 | tee {log}"
+
+
 rule table_curves:
     input:
         of_each_job("train.jsonl"),
@@ -145,6 +174,8 @@ rule report:
         cka="results/tables/cka.csv",
         timeline="results/tables/timeline.csv",
         entropy="results/tables/entropy.csv",
+        ablation="results/tables/ablation.csv",
+        cost="results/tables/cost.csv",
         figures=expand(
             "results/figures/{name}.svg", name=[*FIGURES, *ENTROPY_FIGURES]
         ),
@@ -160,7 +191,7 @@ rule report:
         "results/logs/report.log",
     shell:
         "python -m entropy_asr.reporting.report --main {input.main} --cka {input.cka} --timeline {input.timeline}"
-        " --entropy {input.entropy} $(printf -- '--figures %s ' {input.figures}) $(printf -- '--hyps %s ' {input.hyps})"
+        " --entropy {input.entropy} --ablation {input.ablation} --cost {input.cost} $(printf -- '--figures %s ' {input.figures}) $(printf -- '--hyps %s ' {input.hyps})"
         " $(printf -- '--quality %s ' {input.quality}) $(printf -- '--provenance %s ' {input.provenance})"
         " $(printf -- '--errors %s ' {input.errors}) --hallucinations {input.hallucinations}"
         " --config {input.config} --out {output} 2>&1 | tee {log}"

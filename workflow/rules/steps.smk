@@ -22,6 +22,7 @@ rule step_lm:
 rule step_pretrain:
     input:
         every_part,
+        lambda wildcards: parts(SEEDS[0], "phoneme"),  # the aligner, whatever the arms start from
     localrule: True
 
 

@@ -180,7 +180,9 @@ def align(cuts: list, encoder: Path, features, min_score: float, max_duration: f
     device = choose_device()
     learned = read_header(encoder).get("objective")
     if learned != "phoneme":
-        raise InputError(f"{encoder}: the aligner must be a part of phoneme pretraining, this one learned: {learned or 'nothing'}")
+        raise InputError(
+            f"{encoder}: the aligner must be a part of phoneme pretraining, this one learned: {learned or 'nothing'}"
+        )
     conformer, (head, symbols) = load_encoder(encoder).to(device).eval(), load_ctc_head(encoder)
     head.to(device).eval()
     ids = {symbol: i for i, symbol in enumerate(symbols)}

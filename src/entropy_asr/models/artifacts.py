@@ -79,7 +79,9 @@ def load_ctc_head(path: Path) -> tuple[CtcHead, list[str]]:
     """
     header = read_header(path)
     if "head_layers" not in header:
-        raise InputError(f"{path}: no CTC head in it (pretraining: {header.get('objective', 'none')}); name a part of another kind")
+        raise InputError(
+            f"{path}: no CTC head in it (pretraining: {header.get('objective', 'none')}); name a part of another kind"
+        )
     head = CtcHead(header["encoder"]["width"], len(header["labels"]), header["head_layers"])
     load_into(path, "head", head)
     return head, header["labels"]

@@ -42,11 +42,14 @@ def read_labels(objective: Objective, path: Path) -> Labels:
         from entropy_asr.text.phonemes import read_tokens
 
         ids = read_tokens(path)
-        return Labels(sorted(ids, key=ids.get), lambda cut: [ids[name] for name in cut.supervisions[0].custom["phonemes"]])
+        return Labels(
+            sorted(ids, key=ids.__getitem__), lambda cut: [ids[name] for name in cut.supervisions[0].custom["phonemes"]]
+        )
     from entropy_asr.text.units import encode_text, read_units
 
     units = read_units(path)
-    names = [units.id_to_token(i) for i in range(units.get_vocab_size())]
+    vocabulary = units.get_vocab()
+    names = sorted(vocabulary, key=vocabulary.__getitem__)
     return Labels(names, lambda cut: encode_text(units, cut.supervisions[0].custom["normalized"]))
 
 

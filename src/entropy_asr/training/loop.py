@@ -251,6 +251,7 @@ class Trainer:
         per_step = counters.wall_seconds / max(counters.step, 1)
         line = {
             "step": counters.step,
+            "last_step": self.engine.schedule.steps,
             **window.means(),
             "lr": lr,
             "gradient_norm": self.engine.gradient_norm(),
@@ -265,7 +266,7 @@ class Trainer:
         self.state.check_owner()
         with self._log_file().open("a") as file:
             file.write(json.dumps(line) + "\n")
-        for name in line.keys() - {"step", "time"}:
+        for name in line.keys() - {"step", "last_step", "time"}:
             self.tensorboard.add_scalar(name, line[name], counters.step, walltime=line["time"])
         self.tensorboard.flush()
         log.info(
