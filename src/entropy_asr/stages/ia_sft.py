@@ -23,6 +23,11 @@ from entropy_asr.stages.options import ConfigFile, Encoder, Lm, Out, Running, Se
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
+def iteration_steps(steps: int, max_parts: int, iteration: int, last: bool) -> int:
+    """Optimiser steps of an iteration. last: pretraining ended with this part."""
+    return steps * (max_parts - iteration if last else 1)
+
+
 @app.command()
 @friendly_exit()
 def main(
@@ -53,7 +58,7 @@ def main(
     provenance = Provenance("ia_sft", config, inputs)
 
     last = read_json(part)["ended_by"] == "last_step"
-    steps = settings.ia_sft.steps * (settings.cka.max_parts - iteration if last else 1)
+    steps = iteration_steps(settings.ia_sft.steps, settings.cka.max_parts, iteration, last)
     schedule = settings.ia_sft.model_copy(update={"steps": steps})
 
     llm, tokenizer = load_llm(lm)
