@@ -107,7 +107,7 @@ rule lm:
         "results/logs/lm.log",
     benchmark:
         "results/benchmarks/lm.tsv"
-    priority: 5
+    priority: 12  # alignment waits for it
     threads: CONFIG.resources.cpus
     resources:
         **RESOURCES["lm"],

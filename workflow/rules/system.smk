@@ -64,7 +64,7 @@ rule align:
         "results/logs/align/{arm}/seed-{seed}.log",
     benchmark:
         "results/benchmarks/align/{arm}/seed-{seed}.tsv"
-    priority: 8
+    priority: 12  # before pretraining: to run beside it, also where several kinds of it would take all cores
     threads: CONFIG.resources.cpus
     resources:
         **RESOURCES["align"],
@@ -92,7 +92,7 @@ rule ia_sft_iteration:
         "results/logs/ia_sft/{arm}/seed-{seed}/iter-{iteration}.log",
     benchmark:
         "results/benchmarks/ia_sft/{arm}/seed-{seed}/iter-{iteration}.tsv"
-    priority: 8
+    priority: 12
     threads: CONFIG.resources.cpus
     resources:
         **RESOURCES["ia_sft"],
