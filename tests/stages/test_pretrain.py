@@ -12,9 +12,11 @@ import psutil
 import pytest
 from repository import ENVIRONMENT, REPO
 from safetensors import safe_open
+from typer.testing import CliRunner
 
 from entropy_asr.config import STAGE_SECTIONS, load_config
 from entropy_asr.errors import InputError
+from entropy_asr.evaluation import decode_encoder
 from entropy_asr.files import sha256
 from entropy_asr.models.artifacts import load_ctc_head, load_encoder
 from entropy_asr.text.phonemes import write_tokens
@@ -52,6 +54,12 @@ def job(tones: Path, tmp_path: Path):
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
         return [sys.executable, *launch, "-m", "entropy_asr.stages.pretrain", *words.split()]
 
+    def sections(stage: str) -> str:
+        path = tmp_path / f"{stage}-sections.json"
+        path.write_text(json.dumps({section: smoke[section] for section in STAGE_SECTIONS[stage]}))
+        return str(path)
+
+    command.sections = sections
     return command
 
 
@@ -104,7 +112,7 @@ def test_parts_are_one_run(job, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("objective", ["character", "attention"])
-def test_the_other_kinds_learn_too_on_the_same_budget_and_in_parts(job, tmp_path: Path, objective: str) -> None:
+def test_the_other_kinds_learn_too_on_the_same_budget_and_in_parts(job, tones: Path, tmp_path: Path, objective: str) -> None:
     run(job("phoneme"))
     run(job("part-0", objective=objective, cka={"threshold": 1.0}, aed={"layers": 1}))
     previous = tmp_path / "part-0/training_state.safetensors"
@@ -121,6 +129,19 @@ def test_the_other_kinds_learn_too_on_the_same_budget_and_in_parts(job, tmp_path
     if objective == "character":
         labels = load_ctc_head(tmp_path / "part-1/encoder.safetensors")[1]
         assert labels[:3] == ["<blk>", "<unk>", "<sos/eos>"] and "▁" in "".join(labels)
+        decoded = tmp_path / "hyps.jsonl"
+        words = [
+            "--config",
+            job.sections("decode"),
+            "--cuts",
+            str(tones),
+            "--encoder",
+            str(tmp_path / "part-1/encoder.safetensors"),
+        ]
+        assert CliRunner().invoke(decode_encoder.app, [*words, "--out", str(decoded)], catch_exceptions=False).exit_code == 0
+        rows = [json.loads(line) for line in decoded.read_text().splitlines()]
+        assert {(row["language"], row["reference"]) for row in rows} == {("en", "tone")}  # text, not phonemes
+        assert set("".join(row["hypothesis"] for row in rows)) <= set("abch ")
     else:
         with pytest.raises(InputError, match="no CTC head in it"):
             load_ctc_head(tmp_path / "part-1/encoder.safetensors")
