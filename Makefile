@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: reproduce test test-faults test-slurm test-dvc smoke benchmark benchmark-gpu lint clean
+.PHONY: reproduce study test test-arms test-faults test-slurm test-dvc smoke benchmark benchmark-gpu lint clean
 
 reproduce: $(READY)  ## the default scale (mini), from audio to report
 	$(RUN) snakemake --cores $(CORES) all
@@ -17,11 +17,19 @@ smoke: $(READY)  ## the same workflow, a few minutes, its own results in runs/sm
 	$(RUN) snakemake --cores $(CORES) --configfile config/smoke.yaml --directory runs/smoke all
 	$(RUN) entropy-asr show runs/smoke/results
 
+study: $(READY)  ## all seven arms, three seeds, at the default scale: hours; its own results in runs/study
+	mkdir -p runs/study
+	$(RUN) snakemake --cores $(CORES) --configfile config/mini.yaml config/study.yaml --directory runs/study all
+	$(RUN) entropy-asr show runs/study/results
+
 test: $(READY)
 	$(RUN) pytest -n $(CORES) --dist loadfile
 
 test-faults: $(READY)  ## every stage killed again and again, about 25 minutes
 	$(RUN) pytest -m faults
+
+test-arms: $(READY)  ## a smoke run of all seven arms, about 5 minutes
+	$(RUN) pytest -m arms tests/workflow
 
 test-slurm: $(READY)  ## a real Slurm on this machine, about 8 minutes; as root: apt-get install slurm-wlm munge
 	$(RUN) pytest -m slurm tests/slurm

@@ -30,4 +30,6 @@ rule all:
         "results/tables/main.csv",
         "results/tables/main.md",
         "results/tables/entropy.csv",
+        "results/tables/ablation.csv",
+        "results/tables/cost.csv",
         "results/report/index.html",

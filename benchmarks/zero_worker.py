@@ -9,7 +9,7 @@ from entropy_asr.config import Encoder, Schedule
 from entropy_asr.config import Engine as EngineConfig
 from entropy_asr.models.conformer import ConformerEncoder
 from entropy_asr.models.ctc import CtcHead
-from entropy_asr.stages.handover import CrCtcModel
+from entropy_asr.stages.objectives import CrCtcModel
 from entropy_asr.training import distributed
 from entropy_asr.training.engine import Engine
 

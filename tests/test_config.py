@@ -7,11 +7,13 @@ import pytest
 import yaml
 from repository import REPO
 
-from entropy_asr.config import STAGE_SECTIONS, Config, load_config, load_stage, stage_json
+from entropy_asr.config import RECIPES, STAGE_SECTIONS, Config, load_config, load_stage, stage_json
 from entropy_asr.config_docs import json_schema, reference_page
 from entropy_asr.errors import InputError
+from entropy_asr.plan import parameters
 
-CONFIGS = sorted((REPO / "config").glob("*.yaml"))
+STUDY = (REPO / "config/mini.yaml", REPO / "config/study.yaml")
+CONFIGS = [(path,) for path in sorted((REPO / "config").glob("*.yaml")) if path != STUDY[-1]] + [STUDY]
 
 
 def refusal(source: dict | Path) -> str:
@@ -96,10 +98,10 @@ def test_a_new_arm_is_a_few_lines(tmp_path: Path) -> None:
     assert "'ours' is taken" in refusal({"recipes": {"ours": {"ia_sft": False}}})
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_shipped_configs_are_valid(path: Path) -> None:
-    config = load_config(path)
-    assert config.name == path.stem
+@pytest.mark.parametrize("paths", CONFIGS, ids=lambda paths: paths[-1].stem)
+def test_shipped_configs_are_valid(paths: tuple[Path, ...]) -> None:
+    config = load_config(*paths)
+    assert config.name == paths[-1].stem
     assert config.quality.max_speed >= max(config.augment.speed_factors)
 
 
@@ -107,11 +109,6 @@ def test_generated_pages_are_current() -> None:
     """After a change to the schema: `entropy-asr config docs`."""
     assert (REPO / "docs/config.md").read_text(encoding="utf-8") == reference_page()
     assert (REPO / "docs/config.schema.json").read_text(encoding="utf-8") == json_schema()
-
-
-def test_the_study_is_mini_otherwise() -> None:
-    mini, study = (load_config(REPO / f"config/{name}.yaml").model_dump() for name in ("mini", "study"))
-    assert {key for key in mini if mini[key] != study[key]} == {"name", "seeds", "arms", "metrics"}
 
 
 def test_a_peer_is_measured_on_the_languages_that_it_knows() -> None:
@@ -122,3 +119,55 @@ def test_a_peer_is_measured_on_the_languages_that_it_knows() -> None:
     assert config.tests_of_peer("all") == ["english", "mandarin"]
     assert config.tests_of_peer("tiny") == ["english"]
     assert (config.peers["all"].packaged, config.peers["tiny"].packaged) == (None, "whisper-tiny.en")
+
+
+def test_a_config_is_laid_over_another_key_by_key(tmp_path: Path) -> None:
+    below, above = tmp_path / "below.yaml", tmp_path / "above.yaml"
+    below.write_text("seeds: [1, 2]\ncka: {every: 7, threshold: 0.5}\n")
+    above.write_text("seeds: [3]\ncka: {threshold: 0.9}\n")
+    config = load_config(below, above)
+    assert (config.seeds, config.cka.every, config.cka.threshold) == ([3], 7, 0.9)
+    above.write_text("cka: {treshold: 0.9}\n")
+    with pytest.raises(InputError, match=r"below\.yaml \+ .*above\.yaml:\n.*'cka\.treshold'; did you mean 'threshold'"):
+        load_config(below, above)
+
+
+def test_study_and_paper_run_every_arm_of_the_method_with_three_seeds() -> None:
+    for paths in (STUDY, (REPO / "config/paper.yaml",)):
+        config = load_config(*paths)
+        assert set(config.arms) == set(RECIPES) and len(config.seeds) == 3
+
+
+@pytest.mark.parametrize("paths", [STUDY, (REPO / "config/paper.yaml",)], ids=["study", "paper"])
+def test_the_small_llm_has_about_half_the_parameters(paths: tuple[Path, ...]) -> None:
+    config = load_config(*paths)
+    small = config.model_copy(update={"llm": config.small_llm})
+    assert 0.3 < parameters(small)["llm"] / parameters(config)["llm"] < 0.6
+
+
+def test_a_parameter_of_one_pretraining_head_changes_no_other_kind() -> None:
+    def changed(**sections: object) -> set[str]:
+        config = Config(**sections)
+        return {stage for stage in STAGE_SECTIONS if stage_json(config, stage) != stage_json(Config(), stage)}
+
+    assert changed(aed={"layers": 2}) == {"pretrain_attention"}
+    assert changed(ctc={"consistency": 0.1}) == {"pretrain"}
+    assert changed(units={"word_pieces": 9}) == {"units"}
+    assert changed(small_llm={"pretrained": None}) == {"small_lm", "small_tokenizer"}
+
+
+def test_both_language_models_are_read_under_one_name(tmp_path: Path) -> None:
+    for stage, expected in (("lm", "Qwen/Qwen3-1.7B"), ("small_lm", "Qwen/Qwen3-0.6B")):
+        path = tmp_path / f"{stage}.json"
+        path.write_text(stage_json(Config(), stage))
+        assert load_stage(path).llm.pretrained == expected
+
+
+def test_arms_say_which_encoders_and_language_models_are_needed() -> None:
+    config = Config(arms=["ours", "frozen_encoder", "aed", "small_llm"])
+    assert config.objectives == ["phoneme", "attention"] and list(config.llms) == ["lm", "small_lm"]
+    assert config.lm_of("aed") == "lm" and config.lm_of("small_llm") == "small_lm"
+    assert Config(arms=["char_ctc"]).objectives == ["character"]
+    message = refusal({"recipes": {"mine": {"shares": "ours", "objective": "character"}}})
+    assert "no such stages of its own to share" in message
+    assert "'encoder_mine' is taken" in refusal({"recipes": {"encoder_mine": {}}})

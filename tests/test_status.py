@@ -20,10 +20,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(status, "slurm_jobs", lambda folder, ended: jobs)
     jobs: list[Job] = []
     for path, text in {
-        "results/config/pretrain.json": json.dumps({"pretrain": {"steps": 100}}),
         "results/encoders/phoneme/seed-1/part-0/provenance.json": "{}",
         f"{STATE}/fingerprint": "key",
-        f"{STATE}/train.jsonl": "".join(json.dumps({"step": step, "time": 1000.0 + 2 * step}) + "\n" for step in (48, 49, 50)),
+        f"{STATE}/train.jsonl": "".join(
+            json.dumps({"step": step, "last_step": 100, "time": 1000.0 + 2 * step}) + "\n" for step in (48, 49, 50)
+        ),
         "results/logs/pretrain/phoneme/seed-1/part-1.log": "step 50\n  warnings.warn(\nRuntimeError: broken\n",
     }.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)

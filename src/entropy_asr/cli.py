@@ -12,10 +12,13 @@ Stages and evaluations are commands of their own modules (`python -m entropy_asr
 """
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from entropy_asr.errors import InputError, friendly_exit
+
+Configs = Annotated[list[Path], typer.Argument(help="config, then what is laid over it")]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
 config_app = typer.Typer(no_args_is_help=True, help="Check an experiment's config; generate the reference of all keys.")
@@ -24,12 +27,13 @@ app.add_typer(config_app, name="config")
 
 @config_app.command()
 @friendly_exit()
-def check(path: Path) -> None:
+def check(paths: Configs) -> None:
     """Validate a config and say what it describes."""
     from entropy_asr.config import load_config
 
-    config = load_config(path)
-    print(f"{path}: valid. '{config.name}': arms {', '.join(config.arms)}; seeds {', '.join(map(str, config.seeds))}")
+    config = load_config(*paths)
+    arms, seeds = ", ".join(config.arms), ", ".join(map(str, config.seeds))
+    print(f"{' + '.join(map(str, paths))}: valid. '{config.name}': arms {arms}; seeds {seeds}")
 
 
 @config_app.command()
@@ -46,7 +50,7 @@ def docs(folder: Path = Path("docs")) -> None:
 @app.command()
 @friendly_exit()
 def plan(
-    path: Path,
+    paths: Configs,
     mfu: float = typer.Option(0.4, min=0.01, max=1.0, help="share of the peak that training reaches"),
     peak_tflops: float = typer.Option(312.0, min=0.001, help="of one GPU; 312: A100, bf16"),
 ) -> None:
@@ -57,9 +61,9 @@ def plan(
     from entropy_asr.config import load_config
     from entropy_asr.plan import parameters, stage_costs
 
-    config = load_config(path)
+    config = load_config(*paths)
     console, sizes = Console(), parameters(config)
-    table = Table("module", "parameters", title=f"{path}: parameters")
+    table = Table("module", "parameters", title=f"{' + '.join(map(str, paths))}: parameters")
     for name, size in [*sizes.items(), ("recogniser", sum(sizes.values()) - sizes["phoneme head"])]:
         table.add_row(name, f"{size / 1e6:,.1f} M")
     console.print(table)

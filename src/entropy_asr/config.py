@@ -8,7 +8,10 @@ A stage never sees the whole experiment: the workflow writes one JSON file a sta
 lists in ``STAGE_SECTIONS``.  A parameter of alignment can therefore not make pretraining run again, and a stage that reads
 a section it did not list fails at once.
 
+An experiment may be several files, each laid over those before it, as Snakemake's `--configfile a.yaml b.yaml` does.
+
     entropy-asr config check config/mini.yaml
+    entropy-asr config check config/mini.yaml config/study.yaml
 """
 
 import difflib
@@ -16,7 +19,7 @@ import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -26,6 +29,11 @@ from entropy_asr.errors import InputError
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ClusterStage = Literal["lm", "pretrain", "align", "ia_sft", "joint_sft", "decode", "metrics"]
 ONE_PROCESS = ("lm", "decode", "metrics")
+Objective = Literal["phoneme", "character", "attention"]
+CTC_OBJECTIVES: tuple[Objective, ...] = ("phoneme", "character")
+ENCODERS: dict[str, str] = {"phoneme": "encoder", "character": "encoder_character", "attention": "encoder_attention"}
+"""What tables call a kind of pretraining, whose encoders several arms share."""
+LM_FOLDERS = {"llm": "lm", "small_llm": "small_lm"}  # section of the config: folder in results/text
 
 
 class Section(BaseModel):
@@ -33,12 +41,18 @@ class Section(BaseModel):
 
 
 class Recipe(Section):
-    """An arm: what follows encoder pretraining. Every arm takes the same number of LLM-side steps: joint SFT takes those left out."""
+    """An arm. Every arm takes the same number of encoder pretraining steps and of LLM-side steps: joint SFT takes those left out."""
 
+    objective: Objective = Field(
+        "phoneme",
+        description="what encoder pretraining learns: phoneme or character, by CR-CTC (`ctc`); attention: characters by an "
+        "attention decoder (`aed`)",
+    )
+    llm: Literal["llm", "small_llm"] = Field("llm", description="section of the config with its language model")
     align: bool = Field(
         True, description="alignment first; else joint SFT begins with a new adaptor and takes alignment's steps too"
     )
-    ia_sft: bool = Field(True, description="IA-SFT beside pretraining; else joint SFT takes its steps, once for each part")
+    ia_sft: bool = Field(True, description="IA-SFT beside pretraining; else joint SFT takes its steps")
     shares: str | None = Field(None, description="arm whose alignment and IA-SFT it goes on from; null: its own")
     train_encoder: bool = Field(True, description="the encoder learns in joint SFT")
 
@@ -49,12 +63,15 @@ class Recipe(Section):
         return self
 
 
-# The arms of method, section 4, that differ after pretraining. `recipes` in a config adds to them.
+# The arms of method, section 4. `recipes` in a config adds to them.
 RECIPES = {
     "ours": Recipe(),
     "no_ia_sft": Recipe(ia_sft=False),
+    "char_ctc": Recipe(objective="character"),
+    "aed": Recipe(objective="attention", ia_sft=False),
     "joint_only": Recipe(align=False, ia_sft=False),
     "frozen_encoder": Recipe(shares="ours", train_encoder=False),
+    "small_llm": Recipe(llm="small_llm"),
 }
 
 
@@ -170,10 +187,25 @@ class Encoder(Section):
 
 
 class Ctc(Section):
-    """CR-CTC phoneme head (Yao et al., 2024)."""
+    """CR-CTC head, of phonemes or of characters (Yao et al., 2024)."""
 
     head_layers: PositiveInt = Field(3, description="linear layers of the head")
     consistency: float = Field(0.2, ge=0, description="alpha, weight of the symmetric KL term [O]")
+
+
+class Units(Section):
+    """Text units of the objectives `character` and `attention`: single hanzi, and word pieces of other scripts."""
+
+    word_pieces: PositiveInt = Field(
+        1000, description="merged word pieces, beside the single characters of the training text [O: FireRedASR's number]"
+    )
+
+
+class Aed(Section):
+    """Attention decoder of the objective `attention`: a Transformer as wide as the encoder, with its heads and feed-forward."""
+
+    layers: PositiveInt = Field(6, description="Transformer layers [O: ESPnet's Conformer recipes]")
+    label_smoothing: Fraction = Field(0.1, description="probability spread over all units (Szegedy et al., 2016)")
 
 
 class Adaptor(Section):
@@ -218,6 +250,12 @@ class Llm(Section):
     scratch: ScratchLM = Field(default_factory=ScratchLM)
 
 
+class SmallLlm(Llm):
+    """The language model of the arm `small_llm`, with about half the parameters of `llm`."""
+
+    pretrained: str | None = Field("Qwen/Qwen3-0.6B", description="as in `llm`")
+
+
 class Prompt(Section):
     """The chat around the speech; `<speech>` is where the embeddings go."""
 
@@ -234,7 +272,9 @@ class Prompt(Section):
 class Schedule(Section):
     """One stage's optimisation; Adam, cosine decay with linear warm-up."""
 
-    steps: PositiveInt = Field(description="optimiser steps (of one iteration, for ia_sft)")
+    steps: PositiveInt = Field(
+        description="optimiser steps; for ia_sft of one iteration, the last also takes those of the parts that did not come"
+    )
     peak_lr: PositiveFloat = Field(description="peak learning rate")
     warmup_steps: int = Field(10_000, ge=0, description="linear warm-up [P]")
     max_duration: PositiveFloat = Field(120.0, description="audio of one micro-batch a process, seconds")
@@ -260,7 +300,9 @@ class Cka(Section):
     warmup_steps: PositiveInt = Field(500_000, description="the first reference is taken here [P]")
     every: PositiveInt = Field(10_000, description="steps between two measurements [P]")
     threshold: Fraction = Field(0.975, description="a part ends when CKA to the reference falls below [P]")
-    max_parts: PositiveInt = Field(4, description="most parts, the last included; bounds the DAG")
+    max_parts: PositiveInt = Field(
+        4, description="most parts, the last included; bounds the DAG, and times ia_sft.steps is what IA-SFT takes in all"
+    )
     utterances: PositiveInt = Field(200, description="size of the fixed evaluation set, from the development splits")
 
 
@@ -443,8 +485,11 @@ class Config(Section):
     augment: Augment = Field(default_factory=Augment)
     encoder: Encoder = Field(default_factory=Encoder)
     ctc: Ctc = Field(default_factory=Ctc)
+    units: Units = Field(default_factory=Units)
+    aed: Aed = Field(default_factory=Aed)
     adaptor: Adaptor = Field(default_factory=Adaptor)
     llm: Llm = Field(default_factory=Llm)
+    small_llm: SmallLlm = Field(default_factory=SmallLlm)
     prompt: Prompt = Field(default_factory=Prompt)
     pretrain: Schedule = Field(default_factory=lambda: Schedule(steps=2_000_000, peak_lr=5e-4))
     cka: Cka = Field(default_factory=Cka)
@@ -475,7 +520,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _peers_are_no_arms(self) -> "Config":
         for name in self.peers:
-            if name in (*RECIPES, *self.recipes, "encoder") or not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+            if name in (*RECIPES, *self.recipes) or name.startswith("encoder") or not re.fullmatch(r"[A-Za-z0-9._-]+", name):
                 raise ValueError(
                     f"peers: '{name}' is the name of an arm, or holds more than letters, digits and ._-; choose another"
                 )
@@ -497,18 +542,35 @@ class Config(Section):
         made = dict.fromkeys(self.recipe(arm).shares or arm for arm in self.arms)
         return [arm for arm in made if getattr(self.recipe(arm), stage)]
 
+    @property
+    def objectives(self) -> list[Objective]:
+        """Kinds of encoder pretraining that the arms need."""
+        return list(dict.fromkeys(self.recipe(arm).objective for arm in self.arms))
+
+    @property
+    def llms(self) -> dict[str, Llm]:
+        """Language models that the arms need, by the name of their folder in results/text."""
+        sections = dict.fromkeys(self.recipe(arm).llm for arm in self.arms)
+        return {LM_FOLDERS[section]: getattr(self, section) for section in sections}
+
+    def lm_of(self, arm: str) -> str:
+        """Folder in results/text with an arm's language model."""
+        return LM_FOLDERS[self.recipe(arm).llm]
+
     @model_validator(mode="after")
     def _arms_are_known(self) -> "Config":
         known = {**RECIPES, **self.recipes}
+        taken = (*RECIPES, *get_args(Objective), *LM_FOLDERS.values(), "peers")
         for name in self.recipes:
-            if name in RECIPES or not re.fullmatch(r"[a-z0-9_]+", name) or name in ("encoder", "lm", "phoneme", "peers"):
+            if name in taken or name.startswith("encoder") or not re.fullmatch(r"[a-z0-9_]+", name):
                 raise ValueError(f"recipes: '{name}' is taken, or holds more than a-z, 0-9 and _; choose another name")
         for arm in [*self.arms, *(recipe.shares for recipe in self.recipes.values() if recipe.shares)]:
             if arm not in known:
                 raise ValueError(f"arm '{arm}' is not known{_did_you_mean(arm, known)}")
         for name, recipe in self.recipes.items():
             shared = known[recipe.shares] if recipe.shares else None
-            if shared and (shared.shares or not shared.align or (shared.align, shared.ia_sft) != (recipe.align, recipe.ia_sft)):
+            same = ("objective", "llm", "align", "ia_sft")
+            if shared and (shared.shares or not shared.align or any(getattr(shared, k) != getattr(recipe, k) for k in same)):
                 raise ValueError(f"recipes.{name}: '{recipe.shares}' has no such stages of its own to share")
         return self
 
@@ -522,15 +584,19 @@ class Config(Section):
 # What each stage may read. A change in any other section does not run the stage again.
 STAGE_SECTIONS: dict[str, list[str]] = {
     "manifests": ["quality"],
+    "units": ["units"],
     "tokenizer": ["llm", "prompt"],
+    "small_tokenizer": ["small_llm", "prompt"],
     "feature_stats": ["features"],
     "lm": ["llm", "prompt", "engine"],
+    "small_lm": ["small_llm", "prompt", "engine"],
     "pretrain": ["features", "augment", "encoder", "ctc", "pretrain", "cka", "engine"],
+    "pretrain_attention": ["features", "augment", "encoder", "aed", "pretrain", "cka", "engine"],
     "align": ["features", "augment", "adaptor", "prompt", "align", "engine"],
-    "ia_sft": ["features", "augment", "prompt", "ia_sft", "engine"],
-    "joint_sft": ["features", "augment", "prompt", "ia_sft", "joint_sft", "engine"],
+    "ia_sft": ["features", "augment", "prompt", "cka", "ia_sft", "engine"],
+    "joint_sft": ["features", "augment", "prompt", "cka", "ia_sft", "joint_sft", "engine"],
     # For an arm without alignment: its new adaptor, and the steps that it takes on.
-    "joint_sft_alone": ["features", "augment", "adaptor", "prompt", "align", "ia_sft", "joint_sft", "engine"],
+    "joint_sft_alone": ["features", "augment", "adaptor", "prompt", "align", "cka", "ia_sft", "joint_sft", "engine"],
     "decode": ["features", "prompt", "decode"],
     "conditions": ["features", "hallucination"],
     "metrics": ["features", "metrics"],
@@ -538,8 +604,11 @@ STAGE_SECTIONS: dict[str, list[str]] = {
 
 
 def stage_json(config: Config, stage: str) -> str:
-    """The sections of one stage as canonical JSON; the workflow tracks this text as the rule's parameters."""
-    sections = {name: getattr(config, name).model_dump(mode="json") for name in STAGE_SECTIONS[stage]}
+    """The sections of one stage as canonical JSON; the workflow tracks this text as the rule's parameters.
+
+    A stage of the small LLM finds its section under the name `llm`: the same code makes both.
+    """
+    sections = {name.removeprefix("small_"): getattr(config, name).model_dump(mode="json") for name in STAGE_SECTIONS[stage]}
     return json.dumps(sections, indent=1, sort_keys=True, ensure_ascii=False)
 
 
@@ -559,15 +628,21 @@ def load_stage(path: str | Path) -> SimpleNamespace:
     return SimpleNamespace(**sections)
 
 
-def load_config(source: str | Path | dict[str, Any]) -> Config:
-    """Read and validate an experiment from YAML (or from a mapping that Snakemake has read).
+def load_config(source: str | Path | dict[str, Any], *overlays: str | Path) -> Config:
+    """Read and validate an experiment from YAML files, later ones laid over (or from a mapping that Snakemake has read).
 
     Raises:
-        InputError: the file is missing or not YAML, a key is unknown (with the nearest known one), or a value does not fit.
+        InputError: a file is missing or not YAML, a key is unknown (with the nearest known one), or a value does not fit.
     """
     if isinstance(source, dict):
         return _validate(Config, source, "config", "")
-    path = Path(source)
+    merged: dict[str, Any] = {}
+    for path in (source, *overlays):
+        merged = _laid_over(merged, _read_yaml(Path(path)))
+    return _validate(Config, merged, " + ".join(map(str, (source, *overlays))), "")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"config file {path} does not exist; the ones that ship are in config/")
     try:
@@ -576,7 +651,19 @@ def load_config(source: str | Path | dict[str, Any]) -> Config:
         raise InputError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected a mapping of sections, found {type(raw).__name__}")
-    return _validate(Config, raw, str(path), "")
+    return raw
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Sections key by key, lists and values whole: what Snakemake does with several config files."""
+    both = {
+        key: _laid_over(below[key], above[key]) for key in below.keys() & above.keys() if _are_sections(below[key], above[key])
+    }
+    return {**below, **above, **both}
+
+
+def _are_sections(*values: Any) -> bool:
+    return all(isinstance(value, dict) for value in values)
 
 
 def _validate(model: Any, values: Any, where: str, prefix: str) -> Any:

@@ -42,8 +42,13 @@ def steps(config: Config) -> list[Step]:
     def system(stage: str, arms: list[str]) -> list[str]:
         return [f"results/systems/{arm}/seed-{seed}/{stage}" for arm in arms for seed in config.seeds]
 
-    scratch = config.llm.pretrained is None
-    lm, encoders, trained = ["results/text/lm"], ["results/encoders"], ["seeds", "data.train"]
+    scratch = [lm for lm, llm in config.llms.items() if llm.pretrained is None]
+    lms, encoders, trained = [f"results/text/{lm}" for lm in config.llms], ["results/encoders"], ["seeds", "data.train"]
+    tokenizers = [lm.replace("lm", "tokenizer") for lm in scratch]
+    folders = [llm.pretrained for llm in config.llms.values() if llm.pretrained and Path(llm.pretrained).is_dir()]
+    lm_sources = [*folders, *([config.data.lm_text] if scratch and config.data.lm_text else [])]
+    units = any(objective != "phoneme" for objective in config.objectives)
+    attention = "attention" in config.objectives
     align, joint = system("align", config.arms_with("align")), system("joint_sft", config.arms)
     asynchronous = config.arms_with("ia_sft")
     ia_sft = system("ia_sft", asynchronous)
@@ -55,20 +60,28 @@ def steps(config: Config) -> list[Step]:
     given = sorted({peer.path for peer in config.peers.values() if peer.kind == "hypotheses"})
     metrics = [f"results/metrics/{name}" for name in ("alignment", "encoder", "system", "drift")]
     published = [config.published] if config.published else []
-    data = [*manifests, "results/features", "results/text/phonemes"]
+    data = [*manifests, "results/features", "results/text/phonemes", *(["results/text/units"] if units else [])]
     found = [
-        Step("data", data, corpora, ["data.corpora", "data.train"], ["manifests", "feature_stats"]),
+        Step(
+            "data", data, corpora, ["data.corpora", "data.train"], ["manifests", "feature_stats", *(["units"] if units else [])]
+        ),
         Step(
             "lm",
-            [*lm, *(["results/text/tokenizer"] if scratch else [])],
-            [path for path in [config.data.lm_text if scratch else config.llm.pretrained] if path and Path(path).exists()],
+            [*lms, *(f"results/text/{tokenizer}" for tokenizer in tokenizers)],
+            lm_sources,
             ["data.lm_text"],
-            ["lm", *(["tokenizer"] if scratch else [])],
+            [*config.llms, *tokenizers],
         ),
-        Step("pretrain", encoders, data, [*trained, "data.dev"], ["pretrain"]),
-        Step("align", align, [*manifests, *encoders, *lm], trained, ["align"]),
-        Step("ia_sft", ia_sft, [*manifests, *encoders, *lm, *system("align", asynchronous)], trained, ["ia_sft"]),
-        Step("joint_sft", joint, [*manifests, *encoders, *lm, *align, *ia_sft], trained, ["joint_sft", *alone]),
+        Step(
+            "pretrain",
+            encoders,
+            data,
+            [*trained, "data.dev"],
+            ["pretrain", *(["pretrain_attention"] if attention else [])],
+        ),
+        Step("align", align, [*manifests, *encoders, *lms], trained, ["align"]),
+        Step("ia_sft", ia_sft, [*manifests, *encoders, *lms, *system("align", asynchronous)], trained, ["ia_sft"]),
+        Step("joint_sft", joint, [*manifests, *encoders, *lms, *align, *ia_sft], trained, ["joint_sft", *alone]),
         Step(
             "decode",
             ["results/decode", *conditions, *packaged],
@@ -77,7 +90,7 @@ def steps(config: Config) -> list[Step]:
             ["decode", "conditions"],
         ),
         Step("score", ["results/metrics/score"], ["results/decode"]),
-        Step("metrics", metrics, [*manifests, *encoders, *lm, *joint], ["data.test"], ["metrics"]),
+        Step("metrics", metrics, [*manifests, *encoders, *lms, *joint], ["data.test"], ["metrics"]),
         Step(
             "report",
             [
@@ -86,7 +99,7 @@ def steps(config: Config) -> list[Step]:
             ],
             [
                 *("results/metrics/score", "results/decode", *conditions, *metrics, *published),
-                *(*manifests, *encoders, *lm, *align, *ia_sft, *joint),
+                *(*manifests, *encoders, *lms, *align, *ia_sft, *joint),
             ],
         ),
     ]

@@ -31,39 +31,34 @@ class Kind:
     artifact: str
     state: str
     log: str
-    steps: str
-    """Section of the config, and the key of its number of steps."""
 
 
 KINDS = [
-    Kind("rule_lm", "text/lm", "state/lm", "logs/lm.log", "lm:llm.scratch.steps"),
+    Kind("rule_lm", "text/lm", "state/lm", "logs/lm.log"),
+    Kind("rule_small_lm", "text/small_lm", "state/small_lm", "logs/small_lm.log"),
     Kind(
         "rule_pretrain_part_wildcards_{name}_{seed}_{number}",
         "encoders/{name}/seed-{seed}/part-{number}",
         "state/encoders/{name}/seed-{seed}/part-{number}",
         "logs/pretrain/{name}/seed-{seed}/part-{number}.log",
-        "pretrain:pretrain.steps",
     ),
     Kind(
         "rule_align_wildcards_{name}_{seed}",
         "systems/{name}/seed-{seed}/align",
         "state/systems/{name}/seed-{seed}/align",
         "logs/align/{name}/seed-{seed}.log",
-        "align:align.steps",
     ),
     Kind(
         "rule_ia_sft_iteration_wildcards_{name}_{seed}_{number}",
         "systems/{name}/seed-{seed}/ia_sft/iter-{number}",
         "state/systems/{name}/seed-{seed}/ia_sft/iter-{number}",
         "logs/ia_sft/{name}/seed-{seed}/iter-{number}.log",
-        "ia_sft:ia_sft.steps",
     ),
     Kind(
         "rule_joint_sft_wildcards_{name}_{seed}",
         "systems/{name}/seed-{seed}/joint_sft",
         "state/systems/{name}/seed-{seed}/joint_sft",
         "logs/joint_sft/{name}/seed-{seed}.log",
-        "joint_sft:joint_sft.steps",
     ),
 ]
 WILDCARDS = {"name": r"(?P<name>[^/]+)", "seed": r"(?P<seed>\d+)", "number": r"(?P<number>\d+)"}
@@ -129,7 +124,7 @@ def _stage(kind: Kind, values: dict[str, str], results: Path, jobs: dict[str, Jo
     live = job is not None and job.state not in (*ENDED_BADLY, "COMPLETED")
     if (results / name / "provenance.json").exists() and not live:
         return row
-    _progress(row, kind, results, results / kind.state.format(**values) / "train.jsonl")
+    _progress(row, results / kind.state.format(**values) / "train.jsonl")
     if job is not None:
         row.state = _job_state(job)
     if row.state in ("done", "completed"):  # ended, and the artifact is not there
@@ -148,22 +143,15 @@ def _stale(state: Path) -> bool:
     return time.time() - newest > STALE_SECONDS
 
 
-def _progress(row: Row, kind: Kind, results: Path, curve: Path) -> None:
+def _progress(row: Row, curve: Path) -> None:
     """Step, number of steps and time left, from the log of the running state."""
-    section, key = kind.steps.split(":")
-    config = results / f"config/{section}.json"
-    if config.exists():
-        value = json.loads(config.read_text(encoding="utf-8"))
-        for part in key.split("."):
-            value = value[part]
-        row.steps = value
     lines = [json.loads(line) for line in curve.read_text().splitlines() if line.endswith("}")] if curve.exists() else []
     if not lines:
         return
-    row.step = lines[-1]["step"]
+    row.step, row.steps = lines[-1]["step"], lines[-1]["last_step"]
     pairs = itertools.pairwise(lines[-10:])
     paces = [(b["time"] - a["time"]) / (b["step"] - a["step"]) for a, b in pairs if b["step"] > a["step"]]
-    if row.steps is not None and paces:  # the median: a pause between two attempts is no training time
+    if paces:  # the median: a pause between two attempts is no training time
         row.seconds_left = statistics.median(paces) * (row.steps - row.step)
 
 

@@ -56,6 +56,7 @@ def aligner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for parameter in encoder.parameters():  # the residual branches start at zero: layers would be alike
         parameter.data += 0.05 * torch.randn_like(parameter)
     path = tmp_path_factory.mktemp("aligner") / "encoder.safetensors"
-    header = {"encoder": config.model_dump(), "num_mel_bins": 80, "phonemes": inventory(), "head_layers": 1}
+    header = {"encoder": config.model_dump(), "num_mel_bins": 80, "head_layers": 1}
+    header |= {"objective": "phoneme", "labels": inventory()}
     save_modules(path, {"encoder": encoder, "head": CtcHead(32, len(inventory()), 1)}, header)
     return path

@@ -1,13 +1,16 @@
 """The reference alignment: Viterbi against all paths, borders that make sense, units with their phonemes."""
 
 from itertools import groupby, product
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from entropy_asr.analysis.alignment import REACH, Alignment, Unit, borders, ctc_viterbi, units_of
+from entropy_asr.analysis.alignment import REACH, Alignment, Unit, align, borders, ctc_viterbi, units_of
+from entropy_asr.config import Features
 from entropy_asr.errors import InputError
+from entropy_asr.models.artifacts import load_encoder, read_header, save_modules
 from entropy_asr.text.phonemes import phonemize
 
 
@@ -86,3 +89,12 @@ def test_units_are_characters_and_words_with_their_own_phonemes() -> None:
     ]
     with pytest.raises(InputError, match="not those of the manifest"):
         units_of("hello", "en", ["B"])
+
+
+@pytest.mark.parametrize("facts", [{"objective": "character", "labels": ["<blk>", "a"]}, {"objective": "attention"}])
+def test_an_encoder_that_learned_no_phonemes_is_no_aligner(facts: dict, aligner: Path, tmp_path: Path) -> None:
+    encoder, header = load_encoder(aligner), read_header(aligner)
+    path = tmp_path / "encoder.safetensors"
+    save_modules(path, {"encoder": encoder}, {name: header[name] for name in ("encoder", "num_mel_bins")} | facts)
+    with pytest.raises(InputError, match=f"must be a part of phoneme pretraining, this one learned: {facts['objective']}"):
+        align([], path, Features(), -1000, 60.0)

@@ -10,10 +10,12 @@ from entropy_asr.audio.batches import Batch, Position
 from entropy_asr.config import Adaptor as AdaptorConfig
 from entropy_asr.config import Encoder, ScratchLM
 from entropy_asr.models.adaptor import Adaptor
+from entropy_asr.models.aed import AttentionDecoder
 from entropy_asr.models.conformer import ConformerEncoder, subsampled_length
-from entropy_asr.models.flops import encoder_flops, llm_flops, matmul_rate
+from entropy_asr.models.flops import decoder_flops, encoder_flops, llm_flops, matmul_rate
 from entropy_asr.models.scratch_lm import scratch_lm_config
 from entropy_asr.models.speech_llm import PromptIds, SpeechLLM
+from entropy_asr.stages.objectives import AedModel
 from entropy_asr.stages.sft import TranscriptLoss
 from entropy_asr.training.engine import freeze
 
@@ -52,6 +54,21 @@ def test_a_training_step_is_what_torch_counts(frozen: tuple[str, ...]) -> None:
         loss(batch)[0].backward()
     # Left out on purpose: the adaptor; and gradients that stop at the inputs or at a frozen look-up table.
     assert loss.flops(batch) == pytest.approx(counter.get_total_flops(), rel=0.12)
+
+
+def test_decoder_flops_are_what_torch_counts() -> None:
+    decoder = AttentionDecoder(96, 4, 256, layers=2, vocab_size=50, sos_eos=2, dropout=0.0)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        decoder(torch.full((1, 31), 5), torch.randn(1, 100, 96), torch.tensor([100]))
+    assert decoder_flops(decoder, 100, 31) == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_a_step_of_attention_pretraining_is_what_torch_counts() -> None:
+    model = AedModel(ConformerEncoder(ENCODER), AttentionDecoder(96, 4, 256, 2, 50, 2, 0.0), 0.1)
+    batch = Batch(["a"], torch.randn(2, 407, 80), torch.tensor([407, 407]), [[5] * 30], 4.0, Position())
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(batch)[0].backward()
+    assert model.flops(batch) == pytest.approx(counter.get_total_flops(), rel=0.12)  # as above
 
 
 def test_the_rate_of_a_matrix_product_is_one_that_a_processor_can_have() -> None:

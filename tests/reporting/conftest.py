@@ -27,6 +27,7 @@ def provenance(path: Path, minutes: tuple[float, float], steps: int, hours: floa
     machine = {"processor": "x86_64", "cpu_threads": 1, "gpus": [], "world_size": 1}
     seconds = 60 * (minutes[1] - minutes[0])
     measured = {"started": begin, "ended": end, "wall_seconds": seconds, "peak_memory_gib": 1.5, "end_step": steps}
+    measured |= {"model_flops": 1e9 * steps, "training_seconds": 2.0 * steps, "training_cpu_seconds": 3.0 * steps}
     write_json(path, {**common, "hardware": machine, **measured, "audio_hours": hours, **facts})
     lines = [
         {"step": s, "loss": 5.0 / s, "lr": 1e-3, "gradient_norm": 1.0, "time": 0.0} for s in range(steps - 40, steps + 1, 10)
@@ -56,9 +57,12 @@ def run(tmp_path: Path) -> Path:
     provenance(ours / "ia_sft/iter-0/provenance.json", (14, 22), 50, 0.25, seed=100)
     provenance(ours / "ia_sft/iter-1/provenance.json", (22, 25), 50, 0.25, seed=101)
     provenance(ours / "ia_sft/iter-2/provenance.json", (30, 33), 50, 0.25, seed=102)
-    provenance(ours / "joint_sft/provenance.json", (33, 40), 50, 0.75, parameters=parameters)
+    given = {"encoder": "results/encoders/phoneme/seed-1/part-2/encoder.safetensors", "lm": "results/text/lm/lm.json"}
+    begun = {"previous": "results/systems/ours/seed-1/ia_sft/iter-2/model.safetensors"}
+    provenance(ours / "joint_sft/provenance.json", (33, 40), 50, 0.75, parameters=parameters, inputs=given | begun)
     provenance(other / "align/provenance.json", (30, 34), 50, 0.5)
-    provenance(other / "joint_sft/provenance.json", (34, 50), 200, 1.5, parameters=parameters)
+    begun = {"previous": "results/systems/no_ia_sft/seed-1/align/model.safetensors"}
+    provenance(other / "joint_sft/provenance.json", (34, 50), 200, 1.5, parameters=parameters, inputs=given | begun)
 
     english = [("play jazz", "play jazz")] * 3 + [("call my mother", "call mother now")] * 2 + [("stop it", "stop it")]
     hypotheses(root / "decode/ours/seed-1/english.jsonl", "en", english)

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from reporting.conftest import provenance
 from repository import REPO
 from typer.testing import CliRunner
 
@@ -16,6 +17,7 @@ from entropy_asr.reporting.tables import (
     as_latex,
     as_markdown,
     cka_rows,
+    cost_rows,
     curve_rows,
     headline_cells,
     main_rows,
@@ -51,12 +53,52 @@ def test_cost_counts_pretraining_once_and_adds_the_stages_of_the_arm(run: Path) 
 def test_stages_that_an_arm_shares_count_for_it(run: Path) -> None:
     ours, frozen = run / "systems/ours/seed-1", run / "systems/frozen_encoder/seed-1/joint_sft/provenance.json"
     facts = json.loads((ours / "joint_sft/provenance.json").read_text())
-    write_json(frozen, {**facts, "previous": "results/systems/ours/seed-1/ia_sft/iter-2", "end_step": 70})
+    write_json(frozen, {**facts, "end_step": 70})  # it was given what `ours` was given
     score = run / "metrics/score/frozen_encoder/seed-1/english.json"
     write_json(score, json.loads((run / "metrics/score/ours/seed-1/english.json").read_text()))
     row = next(row for row in main_table(run) if row["arm"] == "frozen_encoder")
     assert row["llm_side_steps"] == 50 + 3 * 50 + 70  # not the joint SFT of `ours`
     assert row["audio_hours_llm_side"] == 0.5 + 3 * 0.25 + 0.75
+
+
+def test_cost_has_each_job_behind_an_arm_and_says_whose_it_is(run: Path) -> None:
+    ours = run / "systems/ours/seed-1/joint_sft/provenance.json"
+    write_json(run / "systems/frozen_encoder/seed-1/joint_sft/provenance.json", json.loads(ours.read_text()))
+    provenance(run / "text/lm/provenance.json", (0, 1), 50, 0.0)
+    rows = cost_rows(of_all(run, "provenance.json"))
+    frozen = [row for row in rows if row["arm"] == "frozen_encoder"]
+    owners = ["lm", *["encoder"] * 3, *["ours"] * 4, "frozen_encoder"]
+    assert sorted(row["made_for"] for row in frozen) == sorted(owners)
+    parts = [row for row in frozen if row["stage"] == "pretrain"]
+    assert [row["steps"] for row in parts] == [60, 40, 40]  # one run that counts on: 60, 100, 140
+    assert [row["audio_hours"] for row in parts] == [1.0, 1.5, 1.5]
+    assert [row["model_flops"] for row in parts] == [60e9, 40e9, 40e9]
+    assert [row["cpu_seconds"] for row in parts] == [180.0, 120.0, 120.0]
+    by_arm = {arm: sum(row["steps"] for row in rows if row["arm"] == arm) for arm in ("ours", "no_ia_sft", "frozen_encoder")}
+    assert by_arm["ours"] == by_arm["frozen_encoder"] == 50 + 140 + 50 + 150 + 50 and by_arm["no_ia_sft"] == 50 + 140 + 50 + 200
+
+
+def test_an_arm_costs_the_pretraining_that_it_starts_from(run: Path) -> None:
+    for i, hours in enumerate((2.0, 5.0)):
+        provenance(run / f"encoders/character/seed-1/part-{i}/provenance.json", (0, 9), 70 * (i + 1), hours)
+    ours = json.loads((run / "systems/ours/seed-1/joint_sft/provenance.json").read_text())
+    given = {"encoder": "results/encoders/character/seed-1/part-1/encoder.safetensors", "lm": "results/text/lm/lm.json"}
+    write_json(run / "systems/char_ctc/seed-1/joint_sft/provenance.json", {**ours, "inputs": given})
+    for system in ("char_ctc", "encoder_character"):
+        score = run / f"metrics/score/{system}/seed-1/english.json"
+        write_json(score, json.loads((run / "metrics/score/ours/seed-1/english.json").read_text()))
+    hours = {row["arm"]: row["audio_hours_encoder"] for row in main_table(run)}
+    assert hours == {"ours": 4.0, "no_ia_sft": 4.0, "encoder": 4.0, "char_ctc": 5.0, "encoder_character": 5.0}
+    costs = [row for row in cost_rows(of_all(run, "provenance.json")) if row["arm"] == "char_ctc"]
+    assert [row["made_for"] for row in costs] == ["encoder_character", "encoder_character", "char_ctc"]
+    traces = {("encoder_character", 1), ("encoder", 1)}
+    (run / "encoders/character/seed-1/part-0/part.json").write_text(
+        json.dumps({"part": 0, "ended_by": "cka", "cka": [{"step": 60, "cka": 0.5, "part": 0}]})
+    )
+    rows = cka_rows(of_all(run, "part.json"), {})
+    assert {(row["encoder"], row["seed"]) for row in rows} == traces
+    assert [row["cka"] for row in rows if row["step"] == 60] == [0.85, 0.5] and rows[-1]["swapped"]
+    assert {row["loss_unit"] for row in curve_rows(of_all(run, "train.jsonl"))[0]} == {"nats/frame", "nats/token"}
 
 
 def test_scores_become_percent_with_language_and_corpus_kind(run: Path) -> None:
@@ -177,6 +219,7 @@ def test_command_lines_write_csv(run: Path) -> None:
     done = CliRunner().invoke(app, ["cka", *parts, "--config", str(run / "config/pretrain.json"), "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert read_table(out)[1] == {
+        "encoder": "encoder",
         "seed": "1",
         "part": "0",
         "step": "60",

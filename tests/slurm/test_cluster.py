@@ -306,7 +306,7 @@ def test_after_a_killed_coordinator_its_jobs_are_not_submitted_twice(disturbed: 
 def test_the_weights_are_those_of_a_run_that_was_left_alone(disturbed: Disturbed) -> None:
     train = " ".join(f"--train results/manifests/{split}.jsonl.gz" for split in load_config(SETTINGS[0]).data.train)
     dev = " ".join(f"--dev results/manifests/{split}.jsonl.gz" for split in load_config(SETTINGS[0]).data.dev)
-    words = f"--config results/config/pretrain.json {train} {dev} --phonemes results/text/phonemes/tokens.txt"
+    words = f"--config results/config/pretrain.json {train} {dev} --objective phoneme --labels results/text/phonemes/tokens.txt"
     words += " --stats results/features/stats.json --part 0 --seed 1 --running alone/state --out alone/out"
     launch = [
         sys.executable,
@@ -356,7 +356,7 @@ def test_every_stage_was_one_job_with_what_its_config_says(finished: Smoke) -> N
     merged = yaml.safe_load(SETTINGS[0].read_text()) | yaml.safe_load(SETTINGS[1].read_text())
     resources = load_config(merged).resources
     stages = {"lm": "lm", "pretrain_part": "pretrain", "align": "align", "ia_sft_iteration": "ia_sft", "joint_sft": "joint_sft"}
-    stages |= {"decode": "decode", "decode_phonemes": "decode"}
+    stages |= {"decode": "decode", "decode_encoder": "decode"}
     seen = set()
     for job in records(finished.folder):
         assert job["state"] == "COMPLETED", job

@@ -28,13 +28,12 @@ TRAIN = "--train results/manifests/embedded/en-train.jsonl.gz --train results/ma
 SYSTEMS, ENCODERS = "results/systems/ours/seed-1", "results/encoders/phoneme/seed-1"
 STAGES = {
     "lm": f"--text {REPO / 'data/embedded/lm_text.jsonl.gz'} --tokenizer results/text/tokenizer",
-    "pretrain": f"{TRAIN} --dev results/manifests/embedded/en-dev.jsonl.gz --phonemes results/text/phonemes/tokens.txt"
-    " --stats results/features/stats.json --part 0",
+    "pretrain": f"{TRAIN} --dev results/manifests/embedded/en-dev.jsonl.gz --objective phoneme"
+    " --labels results/text/phonemes/tokens.txt --stats results/features/stats.json --part 0",
     "align": f"{TRAIN} --encoder {ENCODERS}/part-0/encoder.safetensors --lm results/text/lm",
     "ia_sft": f"{TRAIN} --encoder {ENCODERS}/part-0/encoder.safetensors --lm results/text/lm --previous {SYSTEMS}/align"
-    " --iteration 0",
-    "joint_sft": f"{TRAIN} --encoder {ENCODERS}/part-0/encoder.safetensors --lm results/text/lm --previous {SYSTEMS}/align"
-    f" --parts {ENCODERS}/part-0/part.json",
+    f" --iteration 0 --part {ENCODERS}/part-0/part.json",
+    "joint_sft": f"{TRAIN} --encoder {ENCODERS}/part-0/encoder.safetensors --lm results/text/lm --previous {SYSTEMS}/align",
 }
 
 

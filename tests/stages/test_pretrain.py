@@ -12,18 +12,25 @@ import psutil
 import pytest
 from repository import ENVIRONMENT, REPO
 from safetensors import safe_open
+from typer.testing import CliRunner
 
 from entropy_asr.config import STAGE_SECTIONS, load_config
+from entropy_asr.errors import InputError
+from entropy_asr.evaluation import decode_encoder
 from entropy_asr.files import sha256
+from entropy_asr.models.artifacts import load_ctc_head, load_encoder
 from entropy_asr.text.phonemes import write_tokens
+from entropy_asr.text.units import train_units
 
 STEPS = 16
+TEXTS = ["aa b ch", "ch aa"]  # the transcripts of the tones are of these words
 
 
 @pytest.fixture
 def job(tones: Path, tmp_path: Path):
     """A function that gives the command of a part, with some keys of its config changed."""
-    tokens = write_tokens(tmp_path / "tokens.txt")
+    tokens, units = write_tokens(tmp_path / "tokens.txt"), tmp_path / "tokenizer.json"
+    train_units(TEXTS, word_pieces=3).save(str(units))
     stats = tmp_path / "stats.json"
     stats.write_text(json.dumps({"mean": [-8.0] * 80, "std": [4.0] * 80, "frames": 1}))
     smoke = load_config(REPO / "config/smoke.yaml").model_dump(mode="json")
@@ -32,17 +39,27 @@ def job(tones: Path, tmp_path: Path):
     smoke["cka"].update(warmup_steps=3, every=3, threshold=0.0)
     smoke["engine"].update(save_every=2, log_every=1)
 
-    def command(name: str, part: int = 0, previous: Path | None = None, processes: int = 1, **changes: dict) -> list[str]:
-        settings = {section: smoke[section] | changes.get(section, {}) for section in STAGE_SECTIONS["pretrain"]}
+    def command(
+        name: str, part: int = 0, previous: Path | None = None, processes: int = 1, objective: str = "phoneme", **changes: dict
+    ) -> list[str]:
+        sections = STAGE_SECTIONS["pretrain_attention" if objective == "attention" else "pretrain"]
+        settings = {section: smoke[section] | changes.get(section, {}) for section in sections}
         config = tmp_path / f"{name}.json"
         config.write_text(json.dumps(settings))
-        words = f"--config {config} --train {tones} --dev {tones} --phonemes {tokens} --stats {stats} --part {part} --seed 3"
+        words = f"--config {config} --train {tones} --dev {tones} --stats {stats} --part {part} --seed 3"
+        words += f" --objective {objective} --labels {tokens if objective == 'phoneme' else units}"
         words += f" --running {tmp_path / 'state' / name} --out {tmp_path / name}" + (
             f" --previous {previous}" if previous else ""
         )
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
         return [sys.executable, *launch, "-m", "entropy_asr.stages.pretrain", *words.split()]
 
+    def sections(stage: str) -> str:
+        path = tmp_path / f"{stage}-sections.json"
+        path.write_text(json.dumps({section: smoke[section] for section in STAGE_SECTIONS[stage]}))
+        return str(path)
+
+    command.sections = sections
     return command
 
 
@@ -92,6 +109,54 @@ def test_parts_are_one_run(job, tmp_path: Path) -> None:
     assert last["ended_by"] == "last_step" and last["end_step"] == STEPS
     assert weights(tmp_path / "part-1")[0] == weights(tmp_path / "whole")[0]
     assert losses(tmp_path / "part-0") + losses(tmp_path / "part-1") == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("objective", ["character", "attention"])
+def test_the_other_kinds_learn_too_on_the_same_budget_and_in_parts(job, tones: Path, tmp_path: Path, objective: str) -> None:
+    run(job("phoneme"))
+    run(job("part-0", objective=objective, cka={"threshold": 1.0}, aed={"layers": 1}))
+    previous = tmp_path / "part-0/training_state.safetensors"
+    run(job("part-1", part=1, previous=previous, objective=objective, cka={"threshold": 0.0}, aed={"layers": 1}))
+    assert json.loads((tmp_path / "part-0/part.json").read_text())["ended_by"] == "cka"
+    curve = losses(tmp_path / "part-0") + losses(tmp_path / "part-1")
+    assert [step for step, _ in curve] == list(range(1, STEPS + 1)) and curve[-1][1] < curve[0][1]
+    cost, of_phonemes = (json.loads((tmp_path / name / "provenance.json").read_text()) for name in ("part-1", "phoneme"))
+    for fact in ("end_step", "audio_hours"):  # the same data, the same steps
+        assert cost[fact] == of_phonemes[fact]
+    assert (cost["model_flops"] == of_phonemes["model_flops"]) == (objective == "character")  # the decoder's are counted
+    assert cost["training_cpu_seconds"] > 0
+    assert load_encoder(tmp_path / "part-1/encoder.safetensors").config.width == 32
+    if objective == "character":
+        labels = load_ctc_head(tmp_path / "part-1/encoder.safetensors")[1]
+        assert labels[:3] == ["<blk>", "<unk>", "<sos/eos>"] and "▁" in "".join(labels)
+        decoded = tmp_path / "hyps.jsonl"
+        words = [
+            "--config",
+            job.sections("decode"),
+            "--cuts",
+            str(tones),
+            "--encoder",
+            str(tmp_path / "part-1/encoder.safetensors"),
+        ]
+        assert CliRunner().invoke(decode_encoder.app, [*words, "--out", str(decoded)], catch_exceptions=False).exit_code == 0
+        rows = [json.loads(line) for line in decoded.read_text().splitlines()]
+        assert {(row["language"], row["reference"]) for row in rows} == {("en", "tone")}  # text, not phonemes
+        assert set("".join(row["hypothesis"] for row in rows)) <= set("abch ")
+    else:
+        with pytest.raises(InputError, match="no CTC head in it"):
+            load_ctc_head(tmp_path / "part-1/encoder.safetensors")
+
+
+def test_more_text_units_than_frames_are_refused_before_training(tones: Path) -> None:
+    from entropy_asr.audio.batches import read_cuts
+    from entropy_asr.stages.objectives import Labels, check_ctc_fits
+
+    cuts = read_cuts([tones])
+    check_ctc_fits(cuts, Labels([], lambda cut: [1, 2] * 5), 1.1)
+    with pytest.raises(
+        InputError, match=r"training utterances have more text units than frames at 1\.1 times the speed, as tone"
+    ):
+        check_ctc_fits(cuts, Labels([], lambda cut: [1] * 20), 1.1)
 
 
 def test_state_of_another_config_is_set_aside(job, tmp_path: Path) -> None:

@@ -4,28 +4,28 @@ EVALUATED = list(dict.fromkeys([*TRAIN, *DEV, *(manifest(test.split) for test in
 ENTROPY_FIGURES = ["shift", "drift", "spectrum", "allocation"]
 
 wildcard_constraints:
-    owner="|".join([OBJECTIVE, *ARMS]),
+    owner="|".join([*OBJECTIVES, *ARMS]),
     encoder=r"part-\d+|joint_sft",
 
 
 def measured_encoder(wildcards):
     """A pretraining part; or the encoder inside a finished system."""
-    if wildcards.owner == OBJECTIVE:
-        return f"results/encoders/{OBJECTIVE}/seed-{wildcards.seed}/{wildcards.encoder}/encoder.safetensors"
+    if wildcards.owner in OBJECTIVES:
+        return f"results/encoders/{wildcards.owner}/seed-{wildcards.seed}/{wildcards.encoder}/encoder.safetensors"
     return f"results/systems/{wildcards.owner}/seed-{wildcards.seed}/{wildcards.encoder}/model.safetensors"
 
 
 def encoders_of(seed, suffix):
     """Files about every encoder of a seed, in the order of training."""
-    pretraining = [f"{OBJECTIVE}/seed-{seed}/part-{part}" for part in range(len(parts(seed)))]
+    pretraining = [f"{kind}/seed-{seed}/part-{part}" for kind in OBJECTIVES for part in range(len(parts(seed, kind)))]
     return [f"results/metrics/encoder/{name}.{suffix}" for name in [*pretraining, *(f"{arm}/seed-{seed}/joint_sft" for arm in ARMS)]]
 
 
 rule alignment:
-    # One aligner for all: the final encoder of the first seed.
+    # One aligner for all, also where no arm starts from it: the final phoneme encoder of the first seed.
     input:
         config="results/config/metrics.json",
-        encoder=lambda wildcards: parts(SEEDS[0])[-1].replace("part.json", "encoder.safetensors"),
+        encoder=lambda wildcards: final_encoder(SEEDS[0], "phoneme"),
         fit=TRAIN,
         held_out=DEV,
         test=list(dict.fromkeys(manifest(test.split) for test in CONFIG.data.test.values())),
@@ -69,7 +69,7 @@ rule system_metrics:
     input:
         config="results/config/metrics.json",
         model=SYSTEM + "/joint_sft/model.safetensors",
-        lm="results/text/lm/lm.json",
+        lm=lm_of,
         manifests=EVALUATED,
         alignment=rules.alignment.output,
     output:
@@ -107,12 +107,14 @@ rule table_entropy:
     output:
         entropy=report("results/tables/entropy.csv", category="Tables", caption="../report/table.rst"),
         spectrum="results/tables/spectrum.csv",
+    params:
+        start=" ".join(f"--start {arm}={CONFIG.recipe(arm).objective}" for arm in ARMS),
     log:
         "results/logs/table_entropy.log",
     shell:
         "python -m entropy_asr.reporting.entropy table $(printf -- '--encoders %s ' {input.encoders})"
         " $(printf -- '--systems %s ' {input.systems}) $(printf -- '--drift %s ' {input.drift})"
-        " --out {output.entropy} --spectrum {output.spectrum} 2>&1 | tee {log}"
+        " {params.start} --out {output.entropy} --spectrum {output.spectrum} 2>&1 | tee {log}"
 
 
 rule figures_entropy:
@@ -135,7 +137,7 @@ rule metric_validation:
     # Not part of `all`: `snakemake … results/tables/metric_validation.csv`.
     input:
         config="results/config/metrics.json",
-        encoder=lambda wildcards: parts(SEEDS[0])[-1].replace("part.json", "encoder.safetensors"),
+        encoder=lambda wildcards: final_encoder(SEEDS[0], "phoneme"),
         manifests=EVALUATED,
         alignment=rules.alignment.output,
     output:

@@ -3,7 +3,7 @@ import os
 from pathlib import Path
 
 from entropy_asr import cluster
-from entropy_asr.config import load_config, stage_json
+from entropy_asr.config import CTC_OBJECTIVES, ENCODERS, load_config, stage_json
 from entropy_asr.errors import InputError
 
 try:
@@ -15,7 +15,8 @@ except InputError as error:
 # The repository as seen from the working directory: results/ of another scale live elsewhere, data and code do not.
 REPO = os.path.relpath(workflow.basedir, os.getcwd())
 SEEDS, ARMS, TESTS = CONFIG.seeds, CONFIG.arms, sorted(CONFIG.data.test)
-OBJECTIVE = "phoneme"
+OBJECTIVES = CONFIG.objectives
+HEARD = {ENCODERS[objective]: objective for objective in OBJECTIVES if objective in CTC_OBJECTIVES}  # encoders with rows of their own
 MADE = list(dict.fromkeys([*ARMS, *CONFIG.arms_with("align")]))  # and those whose stages an arm shares
 REPORTED = "ours" if "ours" in ARMS else ARMS[0]  # whose transcripts the report shows, and what others are compared with
 
@@ -25,6 +26,8 @@ wildcard_constraints:
     part=r"\d+",
     iteration=r"\d+",
     stage=r"[a-z_]+",
+    objective="|".join(ENCODERS),
+    heard="|".join(HEARD) or "none",
     corpus="|".join(CONFIG.data.corpora),
     testset="|".join(TESTS),
     peer="|".join(CONFIG.peers) or "none",

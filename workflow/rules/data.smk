@@ -64,6 +64,19 @@ rule phonemes:
         "python -m entropy_asr.text.phonemes --out {output} 2>&1 | tee {log}"
 
 
+rule units:
+    # Text units of the baselines' encoders, from the training transcripts.
+    input:
+        config="results/config/units.json",
+        cuts=TRAIN,
+    output:
+        "results/text/units/tokenizer.json",
+    log:
+        "results/logs/units.log",
+    shell:
+        "python -m entropy_asr.text.units --config {input.config} $(printf -- '--cuts %s ' {input.cuts}) --out {output} 2>&1 | tee {log}"
+
+
 rule tokenizer:
     input:
         config="results/config/tokenizer.json",
@@ -76,20 +89,23 @@ rule tokenizer:
         "python -m entropy_asr.text.tokenizer --config {input.config} --text {input.text} --out $(dirname {output}) 2>&1 | tee {log}"
 
 
-if CONFIG.llm.pretrained is None:
-    LM_SOURCE = {"text": in_repo(CONFIG.data.lm_text), "tokenizer": "results/text/tokenizer/tokenizer.json"}
-    LM_OPTIONS = f"--text {LM_SOURCE['text']} --tokenizer results/text/tokenizer"
-elif os.path.isdir(in_repo(CONFIG.llm.pretrained)):
-    LM_SOURCE = {"model": in_repo(f"{CONFIG.llm.pretrained}/model.safetensors")}
-    LM_OPTIONS = f"--folder {in_repo(CONFIG.llm.pretrained)}"
-else:
-    LM_SOURCE, LM_OPTIONS = {}, ""
+def lm_source(llm, tokenizer):
+    """What a language model is made of, as inputs of its rule and as words of its command."""
+    if llm.pretrained is None:
+        text = in_repo(CONFIG.data.lm_text)
+        return {"text": text, "tokenizer": f"{tokenizer}/tokenizer.json"}, f"--text {text} --tokenizer {tokenizer}"
+    folder = in_repo(llm.pretrained)
+    return ({"model": f"{folder}/model.safetensors"}, f"--folder {folder}") if os.path.isdir(folder) else ({}, "")
+
+
+LM_INPUTS, LM_OPTIONS = lm_source(CONFIG.llm, "results/text/tokenizer")
+SMALL_LM_INPUTS, SMALL_LM_OPTIONS = lm_source(CONFIG.small_llm, "results/text/small_tokenizer")
 
 
 rule lm:
     # Which pretrained model; or, where there is none, a language model trained here on the corpus's text.
     input:
-        **LM_SOURCE,
+        **LM_INPUTS,
         config="results/config/lm.json",
     output:
         lm="results/text/lm/lm.json",
@@ -103,10 +119,40 @@ rule lm:
         "results/logs/lm.log",
     benchmark:
         "results/benchmarks/lm.tsv"
-    priority: 5
+    priority: 12  # alignment waits for it
     threads: CONFIG.resources.cpus
     resources:
         **RESOURCES["lm"],
     localrule: CONFIG.llm.pretrained is not None  # writes a name
     shell:
         "{LAUNCH[lm]} entropy_asr.stages.lm --config {input.config} {params.source} --running {params.running} --out {params.out} 2>&1 | tee {log}"
+
+
+# The arm small_llm: the same rules, from the config's section small_llm.
+use rule tokenizer as small_tokenizer with:
+    input:
+        config="results/config/small_tokenizer.json",
+        text=in_repo(CONFIG.data.lm_text) if CONFIG.data.lm_text else [],
+    output:
+        "results/text/small_tokenizer/tokenizer.json",
+    log:
+        "results/logs/small_tokenizer.log",
+
+
+use rule lm as small_lm with:
+    input:
+        **SMALL_LM_INPUTS,
+        config="results/config/small_lm.json",
+    output:
+        lm="results/text/small_lm/lm.json",
+        provenance="results/text/small_lm/provenance.json",
+        model=[] if CONFIG.small_llm.pretrained else ["results/text/small_lm/model.safetensors", "results/text/small_lm/train.jsonl"],
+    params:
+        source=SMALL_LM_OPTIONS,
+        out=subpath(output.lm, parent=True),
+        running="results/state/small_lm",
+    log:
+        "results/logs/small_lm.log",
+    benchmark:
+        "results/benchmarks/small_lm.tsv"
+    localrule: CONFIG.small_llm.pretrained is not None

@@ -1,4 +1,7 @@
 # Encoder pretraining, in parts. How many there are is known only at run time: part i exists if part i-1 ended by CKA.
+# The kinds of pretraining (wildcard objective) differ in labels and head alone.
+UNITS = "results/text/units/tokenizer.json"
+LABELS = {"phoneme": "results/text/phonemes/tokens.txt", "character": UNITS, "attention": UNITS}
 
 
 def previous_part(wildcards):
@@ -6,11 +9,11 @@ def previous_part(wildcards):
     return f"results/encoders/{wildcards.objective}/seed-{wildcards.seed}/part-{part - 1}/training_state.safetensors" if part else []
 
 
-def parts(seed):
-    """part.json of every pretraining part; asks the checkpoints in turn."""
+def parts(seed, objective):
+    """part.json of every part of a pretraining; asks the checkpoints in turn."""
     found = []
     while not found or read_part(found[-1])["ended_by"] != "last_step":
-        found.append(checkpoints.pretrain_part.get(objective=OBJECTIVE, seed=seed, part=len(found)).output.part)
+        found.append(checkpoints.pretrain_part.get(objective=objective, seed=seed, part=len(found)).output.part)
     return found
 
 
@@ -20,16 +23,16 @@ def read_part(path):
     return json.loads(Path(path).read_text())
 
 
-def final_encoder(wildcards):
-    return parts(wildcards.seed)[-1].replace("part.json", "encoder.safetensors")
+def final_encoder(seed, objective):
+    return parts(seed, objective)[-1].replace("part.json", "encoder.safetensors")
 
 
 checkpoint pretrain_part:
     input:
-        config="results/config/pretrain.json",
+        config=lambda wildcards: f"results/config/pretrain{'_attention' if wildcards.objective == 'attention' else ''}.json",
         train=TRAIN,
         dev=DEV,
-        phonemes="results/text/phonemes/tokens.txt",
+        labels=lambda wildcards: LABELS[wildcards.objective],
         stats="results/features/stats.json",
         previous=previous_part,
     output:
@@ -52,5 +55,5 @@ checkpoint pretrain_part:
         **RESOURCES["pretrain"],
     shell:
         "{LAUNCH[pretrain]} entropy_asr.stages.pretrain --config {input.config} $(printf -- '--train %s ' {input.train})"
-        " $(printf -- '--dev %s ' {input.dev}) --phonemes {input.phonemes} --stats {input.stats} --part {wildcards.part}"
+        " $(printf -- '--dev %s ' {input.dev}) --objective {wildcards.objective} --labels {input.labels} --stats {input.stats} --part {wildcards.part}"
         " --seed {wildcards.seed} {params.previous} --running {params.running} --out {params.out} 2>&1 | tee {log}"

@@ -3,7 +3,7 @@
 
 PEERS = CONFIG.peers
 # Peers and conditions wait for it, so that on a small machine they do not take a core that training is about to need.
-FIRST_ENCODER = f"results/encoders/{OBJECTIVE}/seed-{SEEDS[0]}/part-0/part.json"
+FIRST_ENCODER = f"results/encoders/{OBJECTIVES[0]}/seed-{SEEDS[0]}/part-0/part.json"
 
 
 def test_manifest(wildcards):
@@ -70,20 +70,20 @@ rule hallucination:
         " --examples {output.examples} 2>&1 | tee {log}"
 
 
-rule decode_phonemes:
+rule decode_encoder:
     input:
         config="results/config/decode.json",
         cuts=test_manifest,
-        encoder=final_encoder,
+        encoder=lambda wildcards: final_encoder(wildcards.seed, HEARD[wildcards.heard]),
     output:
-        "results/decode/encoder/seed-{seed}/{testset}.jsonl",
+        "results/decode/{heard}/seed-{seed}/{testset}.jsonl",
     log:
-        "results/logs/decode_phonemes/seed-{seed}/{testset}.log",
+        "results/logs/decode_encoder/{heard}/seed-{seed}/{testset}.log",
     threads: 1
     resources:
         **RESOURCES["decode"],
     shell:
-        "{LAUNCH[decode]} entropy_asr.evaluation.decode_phonemes --config {input.config} --cuts {input.cuts} --encoder {input.encoder}"
+        "{LAUNCH[decode]} entropy_asr.evaluation.decode_encoder --config {input.config} --cuts {input.cuts} --encoder {input.encoder}"
         " --out {output} 2>&1 | tee {log}"
 
 

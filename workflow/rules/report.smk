@@ -13,14 +13,15 @@ def of_each_job(name):
     """A file of every training job; asks the checkpoints how many parts, and so IA-SFT iterations, there are."""
 
     def files(wildcards):
-        found = [] if CONFIG.llm.pretrained else [f"results/text/lm/{name}"]
+        found = [f"results/text/{folder}/{name}" for folder, llm in CONFIG.llms.items() if not llm.pretrained]
         for seed in SEEDS:
-            encoders = [part.replace("part.json", name) for part in parts(seed)]
-            found += encoders
+            count = {objective: len(parts(seed, objective)) for objective in OBJECTIVES}
+            for objective in OBJECTIVES:
+                found += [part.replace("part.json", name) for part in parts(seed, objective)]
             for arm in MADE:
                 stages = [stage for stage in ("align", "joint_sft") if arm in CONFIG.arms_with(stage)]
                 if arm in CONFIG.arms_with("ia_sft"):
-                    stages += [f"ia_sft/iter-{iteration}" for iteration in range(len(encoders))]
+                    stages += [f"ia_sft/iter-{iteration}" for iteration in range(count[CONFIG.recipe(arm).objective])]
                 found += expand(SYSTEM + "/{stage}/{name}", arm=arm, seed=seed, stage=stages, name=name)
         return found
 
@@ -28,14 +29,14 @@ def of_each_job(name):
 
 
 def every_part(wildcards):
-    return [part for seed in SEEDS for part in parts(seed)]
+    return [part for seed in SEEDS for objective in OBJECTIVES for part in parts(seed, objective)]
 
 
 rule table_main:
     input:
         scores=expand(
             "results/metrics/score/{system}/seed-{seed}/{testset}.json",
-            system=[*ARMS, "encoder"],
+            system=[*ARMS, *HEARD],
             seed=SEEDS,
             testset=TESTS,
         ),
@@ -76,6 +77,35 @@ rule table_timeline:
         "results/logs/table_timeline.log",
     shell:
         "python -m entropy_asr.reporting.tables timeline $(printf -- '--provenance %s ' {input}) --out {output} 2>&1 | tee {log}"
+
+
+rule table_cost:
+    # What each arm took, by training job; those that arms share are in each of them.
+    input:
+        of_each_job("provenance.json"),
+    output:
+        report("results/tables/cost.csv", category="Tables", caption="../report/table.rst"),
+    log:
+        "results/logs/table_cost.log",
+    shell:
+        "python -m entropy_asr.reporting.tables cost $(printf -- '--provenance %s ' {input}) --out {output} 2>&1 | tee {log}"
+
+
+rule table_ablation:
+    # The arms side by side, from other tables.
+    input:
+        main="results/tables/main.csv",
+        significance="results/tables/significance.csv",
+        entropy="results/tables/entropy.csv",
+    output:
+        report("results/tables/ablation.csv", category="Tables", caption="../report/table.rst"),
+    params:
+        baseline=REPORTED,
+    log:
+        "results/logs/table_ablation.log",
+    shell:
+        "python -m entropy_asr.reporting.ablation --main {input.main} --significance {input.significance} --entropy {input.entropy}"
+        " --baseline {params.baseline} --out {output} 2>&1 | tee {log}"
 
 
 rule table_curves:
@@ -144,6 +174,8 @@ rule report:
         cka="results/tables/cka.csv",
         timeline="results/tables/timeline.csv",
         entropy="results/tables/entropy.csv",
+        ablation="results/tables/ablation.csv",
+        cost="results/tables/cost.csv",
         figures=expand(
             "results/figures/{name}.svg", name=[*FIGURES, *ENTROPY_FIGURES]
         ),
@@ -161,7 +193,7 @@ rule report:
         "results/logs/report.log",
     shell:
         "python -m entropy_asr.reporting.report --main {input.main} --cka {input.cka} --timeline {input.timeline}"
-        " --entropy {input.entropy} $(printf -- '--figures %s ' {input.figures}) $(printf -- '--hyps %s ' {input.hyps})"
+        " --entropy {input.entropy} --ablation {input.ablation} --cost {input.cost} $(printf -- '--figures %s ' {input.figures}) $(printf -- '--hyps %s ' {input.hyps})"
         " $(printf -- '--browse %s ' {input.browse} {input.browse_peers}) $(printf -- '--quality %s ' {input.quality}) $(printf -- '--provenance %s ' {input.provenance})"
         " $(printf -- '--errors %s ' {input.errors}) --hallucinations {input.hallucinations}"
         " --config {input.config} --out {output} 2>&1 | tee {log}"

@@ -9,19 +9,20 @@ rule step_data:
     input:
         [manifest(split) for split in SPLITS],
         "results/features/stats.json",
-        "results/text/phonemes/tokens.txt",
+        list(dict.fromkeys(LABELS[objective] for objective in ["phoneme", *OBJECTIVES])),
     localrule: True
 
 
 rule step_lm:
     input:
-        "results/text/lm/lm.json",
+        expand("results/text/{lm}/lm.json", lm=CONFIG.llms),
     localrule: True
 
 
 rule step_pretrain:
     input:
         every_part,
+        lambda wildcards: parts(SEEDS[0], "phoneme"),  # the aligner, whatever the arms start from
     localrule: True
 
 
@@ -45,7 +46,7 @@ rule step_joint_sft:
 
 rule step_decode:
     input:
-        expand("results/decode/{system}/seed-{seed}/{testset}.jsonl", system=[*ARMS, "encoder"], seed=SEEDS, testset=TESTS),
+        expand("results/decode/{system}/seed-{seed}/{testset}.jsonl", system=[*ARMS, *HEARD], seed=SEEDS, testset=TESTS),
         expand("results/decode/{arm}/seed-{seed}/conditions/{testset}.jsonl", arm=ARMS, seed=SEEDS, testset=TESTS),
         of_peers("results/decode/peers/{peer}/{testset}.jsonl"),
     localrule: True
@@ -53,7 +54,7 @@ rule step_decode:
 
 rule step_score:
     input:
-        expand("results/metrics/score/{system}/seed-{seed}/{testset}.json", system=[*ARMS, "encoder"], seed=SEEDS, testset=TESTS),
+        expand("results/metrics/score/{system}/seed-{seed}/{testset}.json", system=[*ARMS, *HEARD], seed=SEEDS, testset=TESTS),
         of_peers("results/metrics/score/peers/{peer}/{testset}.json"),
     localrule: True
 

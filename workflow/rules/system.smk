@@ -2,11 +2,22 @@
 SYSTEM = "results/systems/{arm}/seed-{seed}"
 
 
+def lm_of(wildcards):
+    return f"results/text/{CONFIG.lm_of(wildcards.arm)}/lm.json"
+
+
+def encoder_of(wildcards):
+    """The final encoder of the pretraining that an arm starts from."""
+    return final_encoder(wildcards.seed, CONFIG.recipe(wildcards.arm).objective)
+
+
 def encoder_to_align(wildcards):
     """With IA-SFT alignment starts as soon as part 0 is there; without, it waits for the last part."""
-    if CONFIG.recipe(wildcards.arm).ia_sft:
-        return f"results/encoders/{OBJECTIVE}/seed-{wildcards.seed}/part-0/encoder.safetensors"
-    return final_encoder(wildcards)
+    return part_of(wildcards, 0, "encoder.safetensors") if CONFIG.recipe(wildcards.arm).ia_sft else encoder_of(wildcards)
+
+
+def part_of(wildcards, part, name):
+    return f"results/encoders/{CONFIG.recipe(wildcards.arm).objective}/seed-{wildcards.seed}/part-{part}/{name}"
 
 
 def before_iteration(wildcards):
@@ -20,19 +31,20 @@ def iteration_if_any(wildcards):
     """Iteration i where pretraining has a part i, else nothing. Asks only the checkpoints before it, so that iteration 0
     is in the plan while part 1 trains; asking for the last part at once would keep it out until pretraining has ended."""
     for part in range(int(wildcards.iteration) + 1):
-        found = checkpoints.pretrain_part.get(objective=OBJECTIVE, seed=wildcards.seed, part=part).output.part
+        objective = CONFIG.recipe(wildcards.arm).objective
+        found = checkpoints.pretrain_part.get(objective=objective, seed=wildcards.seed, part=part).output.part
         if read_part(found)["ended_by"] == "last_step" and part < int(wildcards.iteration):
             return []
     return expand(SYSTEM + "/ia_sft/iter-{iteration}/model.safetensors", **wildcards)
 
 
 def before_joint(wildcards):
-    """What joint SFT goes on from, and the parts whose IA-SFT steps it takes on."""
+    """What joint SFT goes on from."""
     recipe = CONFIG.recipe(wildcards.arm)
     system = SYSTEM.format(arm=recipe.shares or wildcards.arm, seed=wildcards.seed)
     if recipe.ia_sft:
         return {"gates": expand(system + "/ia_sft/gate-{iteration}.json", iteration=range(CONFIG.cka.max_parts))}
-    return {"parts": parts(wildcards.seed)} | ({"previous": [f"{system}/align/model.safetensors"]} if recipe.align else {})
+    return {"previous": [f"{system}/align/model.safetensors"]} if recipe.align else {}
 
 
 rule align:
@@ -40,7 +52,7 @@ rule align:
         config="results/config/align.json",
         train=TRAIN,
         encoder=encoder_to_align,
-        lm="results/text/lm/lm.json",
+        lm=lm_of,
     output:
         model=SYSTEM + "/align/model.safetensors",
         curve=SYSTEM + "/align/train.jsonl",
@@ -52,7 +64,7 @@ rule align:
         "results/logs/align/{arm}/seed-{seed}.log",
     benchmark:
         "results/benchmarks/align/{arm}/seed-{seed}.tsv"
-    priority: 8
+    priority: 12  # before pretraining: to run beside it, also where several kinds of it would take all cores
     threads: CONFIG.resources.cpus
     resources:
         **RESOURCES["align"],
@@ -65,9 +77,10 @@ rule ia_sft_iteration:
     input:
         config="results/config/ia_sft.json",
         train=TRAIN,
-        encoder=f"results/encoders/{OBJECTIVE}/seed-{{seed}}/part-{{iteration}}/encoder.safetensors",
+        encoder=lambda wildcards: part_of(wildcards, wildcards.iteration, "encoder.safetensors"),
+        part=lambda wildcards: part_of(wildcards, wildcards.iteration, "part.json"),
         previous=before_iteration,
-        lm="results/text/lm/lm.json",
+        lm=lm_of,
     output:
         model=SYSTEM + "/ia_sft/iter-{iteration}/model.safetensors",
         curve=SYSTEM + "/ia_sft/iter-{iteration}/train.jsonl",
@@ -79,13 +92,13 @@ rule ia_sft_iteration:
         "results/logs/ia_sft/{arm}/seed-{seed}/iter-{iteration}.log",
     benchmark:
         "results/benchmarks/ia_sft/{arm}/seed-{seed}/iter-{iteration}.tsv"
-    priority: 8
+    priority: 12
     threads: CONFIG.resources.cpus
     resources:
         **RESOURCES["ia_sft"],
     shell:
         "{LAUNCH[ia_sft]} entropy_asr.stages.ia_sft --config {input.config} $(printf -- '--train %s ' {input.train}) --encoder {input.encoder}"
-        " --previous $(dirname {input.previous}) --lm $(dirname {input.lm}) --iteration {wildcards.iteration} --seed {wildcards.seed}"
+        " --part {input.part} --previous $(dirname {input.previous}) --lm $(dirname {input.lm}) --iteration {wildcards.iteration} --seed {wildcards.seed}"
         " --running {params.running} --out {params.out} 2>&1 | tee {log}"
 
 
@@ -107,8 +120,8 @@ rule joint_sft:
         unpack(before_joint),
         config=lambda wildcards: f"results/config/joint_sft{'' if CONFIG.recipe(wildcards.arm).align else '_alone'}.json",
         train=TRAIN,
-        encoder=final_encoder,
-        lm="results/text/lm/lm.json",
+        encoder=encoder_of,
+        lm=lm_of,
     output:
         model=SYSTEM + "/joint_sft/model.safetensors",
         tokenizer=SYSTEM + "/joint_sft/tokenizer/tokenizer.json",
@@ -120,7 +133,6 @@ rule joint_sft:
         start=lambda wildcards, input: " ".join(
             [f"--gates {gate}" for gate in input.get("gates", [])]
             + [f"--previous {os.path.dirname(model)}" for model in input.get("previous", [])]
-            + [f"--parts {part}" for part in input.get("parts", [])]
             + ([] if CONFIG.recipe(wildcards.arm).train_encoder else ["--freeze-encoder"])
         ),
     log:

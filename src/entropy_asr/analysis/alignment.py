@@ -174,10 +174,15 @@ def units_of(text: str, language: str, phonemes: list[str]) -> list[Unit]:
 def align(cuts: list, encoder: Path, features, min_score: float, max_duration: float) -> tuple[list[Alignment], dict[str, Any]]:
     """Alignments of utterances, in the order of their ids, and a report on them."""
     from entropy_asr.audio.batches import evaluation_batches
-    from entropy_asr.models.artifacts import load_ctc_head, load_encoder
+    from entropy_asr.models.artifacts import load_ctc_head, load_encoder, read_header
     from entropy_asr.training.distributed import choose_device
 
     device = choose_device()
+    learned = read_header(encoder).get("objective")
+    if learned != "phoneme":
+        raise InputError(
+            f"{encoder}: the aligner must be a part of phoneme pretraining, this one learned: {learned or 'nothing'}"
+        )
     conformer, (head, symbols) = load_encoder(encoder).to(device).eval(), load_ctc_head(encoder)
     head.to(device).eval()
     ids = {symbol: i for i, symbol in enumerate(symbols)}

@@ -93,9 +93,9 @@ def encoder_frames(duration: float) -> int:
     return max(0, ((frames - 1) // 2 - 1) // 2)
 
 
-def ctc_frames_needed(phonemes: list[str]) -> int:
-    """Fewest frames of a CTC path: one a phoneme, and a blank between two that are the same (Graves et al., 2006)."""
-    return len(phonemes) + sum(first == second for first, second in pairwise(phonemes))
+def ctc_frames_needed(labels: list[Any]) -> int:
+    """Fewest frames of a CTC path: one a label, and a blank between two that are the same (Graves et al., 2006)."""
+    return len(labels) + sum(first == second for first, second in pairwise(labels))
 
 
 def check(utterance: Utterance, quality: Quality) -> Accepted | Excluded:

@@ -72,11 +72,19 @@ def load_encoder(path: Path) -> ConformerEncoder:
 
 
 def load_ctc_head(path: Path) -> tuple[CtcHead, list[str]]:
-    """The phoneme head of a pretraining part, and the phonemes that its outputs stand for."""
+    """The CTC head of a pretraining part, and the labels that its outputs stand for: phonemes, or text units.
+
+    Raises:
+        InputError: the encoder was pretrained without one.
+    """
     header = read_header(path)
-    head = CtcHead(header["encoder"]["width"], len(header["phonemes"]), header["head_layers"])
+    if "head_layers" not in header:
+        raise InputError(
+            f"{path}: no CTC head in it (pretraining: {header.get('objective', 'none')}); name a part of another kind"
+        )
+    head = CtcHead(header["encoder"]["width"], len(header["labels"]), header["head_layers"])
     load_into(path, "head", head)
-    return head, header["phonemes"]
+    return head, header["labels"]
 
 
 def load_adaptor(path: Path) -> Adaptor:

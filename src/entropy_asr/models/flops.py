@@ -1,6 +1,6 @@
 """FLOPs of the models, from their shapes: what planning and model FLOP utilisation count.
 
-Matrix products and convolutions of real frames and tokens, none of padding; norms, activations, adaptor and phoneme head are
+Matrix products and convolutions of real frames and tokens, none of padding; norms, activations, adaptor and CTC head are
 left out.  A backward pass costs twice the forward where weights learn, once where gradients only pass through.
 `tests/models/test_flops.py` compares with torch's counter.
 """
@@ -10,6 +10,7 @@ import time
 import torch
 
 from entropy_asr.config import Encoder as EncoderConfig
+from entropy_asr.models.aed import AttentionDecoder
 from entropy_asr.models.conformer import subsampled_length
 
 
@@ -25,6 +26,14 @@ def encoder_flops(config: EncoderConfig, num_mel_bins: int, frames: int) -> floa
     layer = 4 * d * f + 4 * d * d + 3 * d * d + k * d  # two feed-forwards, attention's projections, convolution module
     macs += config.layers * t * (layer + 2 * t * d)
     return 2.0 * macs
+
+
+def decoder_flops(decoder: AttentionDecoder, frames: int, units: int) -> float:
+    """Forward FLOPs of the attention decoder for one utterance of so many encoder frames and text units."""
+    d, f = decoder.width, decoder.feed_forward
+    projections = units * 6 * d * d + frames * 2 * d * d  # keys and values of the second attention are the frames'
+    layer = projections + units * (2 * d * f + 2 * (units + frames) * d)
+    return 2.0 * (len(decoder.layers) * layer + units * d * decoder.vocab_size)
 
 
 def llm_flops(llm, tokens: float, answers: float) -> float:

@@ -5,9 +5,10 @@
         --out results/tables/entropy.csv --spectrum results/tables/spectrum.csv
     python -m entropy_asr.reporting.entropy figures --entropy …/entropy.csv --spectrum …/spectrum.csv --out results/figures
 
-A row is one metric of one checkpoint.  `arm` is `encoder` for the pretraining parts, which the arms of a seed share; `layer` 0
-is what enters the first block; `compared_with` is the later checkpoint of a CKA.  `low` and `high` are 95% intervals over
-utterances, and empty where there is none.
+A row is one metric of one checkpoint.  `arm` is `encoder` for the parts of phoneme pretraining, which the arms of a seed share
+(`encoder_character`, `encoder_attention` for the other kinds); `encoder` says of every checkpoint which pretraining it comes
+from; `layer` 0 is what enters the first block; `compared_with` is the later checkpoint of a CKA.  `low` and `high` are 95%
+intervals over utterances, and empty where there is none.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from entropy_asr.config import ENCODERS
 from entropy_asr.errors import InputError, friendly_exit
 from entropy_asr.files import read_json
 from entropy_asr.reporting.figures import _by, arms_of, look, save
-from entropy_asr.reporting.tables import ENCODER, read_table, write_table
+from entropy_asr.reporting.tables import ENCODER, SHARED, read_table, write_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
 Rows = Sequence[dict[str, str]]
 
 COLUMNS = (
-    "arm", "seed", "stage", "part", "layer", "metric", "language", "probe", "compared_with", "unit", "value", "low", "high",
-    "seed_std", "n", "n_unit", "corpus_kind",
+    "arm", "seed", "encoder", "stage", "part", "layer", "metric", "language", "probe", "compared_with", "unit", "value",
+    "low", "high", "seed_std", "n", "n_unit", "corpus_kind",
 )  # fmt: skip
 SPECTRUM_COLUMNS = ("arm", "seed", "stage", "part", "layer", "rank", "variance_share", "cumulative_share", "corpus_kind")
 FIGURES = ("shift", "drift", "spectrum", "allocation")
@@ -47,7 +49,7 @@ def _checkpoint(owner: str, name: str) -> dict[str, Any]:
     """arm, stage and part of a checkpoint as `<owner>/<part-i or joint_sft>` names it."""
     if name == "joint_sft":
         return {"arm": owner, "stage": "joint_sft", "part": None}
-    return {"arm": ENCODER, "stage": "pretrain", "part": int(name.removeprefix("part-"))}
+    return {"arm": ENCODERS[owner], "stage": "pretrain", "part": int(name.removeprefix("part-"))}
 
 
 def encoder_rows(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -118,17 +120,27 @@ def _chosen(rows: Rows, **cells: str) -> list[dict[str, str]]:
     return [row for row in rows if all(row[name] == cell for name, cell in cells.items())]
 
 
-def before_and_after(rows: Rows, metric: str, seed: str) -> tuple[dict[str, str] | None, dict[str, dict[str, str]]]:
-    """The row of the last pretraining part, and of each arm after joint SFT: the output layer, all languages, linear probe."""
-    rows = [
-        row for row in _chosen(rows, metric=metric, seed=seed, language="all") if row["probe"] in ("", "linear") and row["value"]
-    ]
-    if not rows:
-        return None, {}
-    last = max(int(row["layer"]) for row in rows)
-    rows = _chosen(rows, layer=str(last))
-    pretraining = sorted(_chosen(rows, stage="pretrain"), key=lambda row: int(row["part"]))
-    return (pretraining[-1] if pretraining else None), {row["arm"]: row for row in _chosen(rows, stage="joint_sft")}
+def encoder_of(rows: Rows, arm: str) -> str:
+    """The pretraining that an arm starts from, as the table says it."""
+    return next(row["encoder"] for row in rows if row["arm"] == arm)
+
+
+def pretraining_line(rows: Rows, metric: str, seed: str, encoder: str) -> list[dict[str, str]]:
+    """The rows of the parts of a pretraining, in order: the output layer, all languages, linear probe."""
+    return sorted(_outputs(rows, metric, seed, arm=encoder), key=lambda row: int(row["part"]))
+
+
+def before_and_after(rows: Rows, metric: str, seed: str, arm: str) -> tuple[dict[str, str] | None, dict[str, str] | None]:
+    """The row of the last pretraining part that an arm starts from, and that of the arm after joint SFT."""
+    before = pretraining_line(rows, metric, seed, encoder_of(rows, arm))
+    after = _outputs(rows, metric, seed, arm=arm)
+    return before[-1] if before else None, after[0] if after else None
+
+
+def _outputs(rows: Rows, metric: str, seed: str, arm: str) -> list[dict[str, str]]:
+    rows = [r for r in _chosen(rows, metric=metric, seed=seed, language="all") if r["probe"] in ("", "linear") and r["value"]]
+    last = max((int(row["layer"]) for row in rows), default=0)
+    return _chosen(rows, layer=str(last), arm=arm)
 
 
 def shifts(rows: Rows) -> list[dict[str, Any]]:
@@ -138,11 +150,9 @@ def shifts(rows: Rows) -> list[dict[str, Any]]:
         for arm in arms_of(rows):
             item: dict[str, Any] = {"seed": seed, "arm": arm}
             for metric in ("nse", "pai", "csai"):
-                before, after = before_and_after(rows, metric, seed)
-                item[metric] = _compared(before, after[arm]) if before and arm in after else None
-            cka = [
-                r for r in _chosen(rows, metric="cka", seed=seed, stage="pretrain") if r["compared_with"] == f"{arm}/joint_sft"
-            ]
+                before, after = before_and_after(rows, metric, seed, arm)
+                item[metric] = _compared(before, after) if before and after else None
+            cka = _chosen(rows, metric="cka", seed=seed, arm=encoder_of(rows, arm), compared_with=f"{arm}/joint_sft")
             last = max(cka, key=lambda row: (int(row["part"]), int(row["layer"])), default=None)
             item["cka"] = float(last["value"]) if last else None
             for metric in ("eer", "ler", "ar"):
@@ -200,47 +210,32 @@ def draw_shift(rows: Rows) -> Figure:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.4))
-    arms = arms_of(rows)
+    arms, encoders, first = arms_of(rows), _encoders(rows), rows[0]["seed"]
     for ax, metric in zip(axes, ("nse", "pai", "csai"), strict=True):
-        parts = 0
-        for seed in dict.fromkeys(row["seed"] for row in rows):
-            chosen = [
-                r
-                for r in _chosen(rows, metric=metric, seed=seed, language="all", stage="pretrain")
-                if r["probe"] in ("", "linear")
-            ]
-            chosen = [row for row in chosen if row["value"]]
-            last = max((int(row["layer"]) for row in chosen), default=0)
-            line = sorted(_chosen(chosen, layer=str(last)), key=lambda row: int(row["part"]))
-            parts = max(parts, len(line))
-            drawn = look(ENCODER, rows)
+        lines = {
+            (seed, encoder): pretraining_line(rows, metric, seed, encoder)
+            for seed in dict.fromkeys(row["seed"] for row in rows)
+            for encoder in encoders
+        }
+        parts = max(map(len, lines.values()))
+        for (seed, encoder), line in lines.items():
+            drawn = look(encoder, rows)
             places, values = [int(row["part"]) for row in line], [float(row["value"]) for row in line]
-            ax.plot(
-                places,
-                values,
-                linestyle=drawn.dash,
-                color=drawn.color,
-                marker="o",
-                label="pretraining" if seed == rows[0]["seed"] else None,
-            )
+            label = "pretraining" if encoder == ENCODER else f"{encoder.removeprefix('encoder_')} pretraining"
+            style = {"linestyle": drawn.dash, "color": drawn.color, "marker": "o"}
+            ax.plot(places, values, label=label if seed == first else None, **style)
             for row in line:
                 ax.errorbar(int(row["part"]), float(row["value"]), _error_bar(row), color=drawn.color, capsize=2, linewidth=0.9)
-            before, after = before_and_after(rows, metric, seed)
             for number, arm in enumerate(arms):
-                if before is None or arm not in after:
+                before, row = before_and_after(rows, metric, seed, arm)
+                if before is None or row is None or encoder_of(rows, arm) != encoder:
                     continue
-                drawn, row = look(arm, rows), after[arm]
-                x = len(line) + 0.3 * number
-                ax.plot(
-                    [len(line) - 1, x],
-                    [float(before["value"]), float(row["value"])],
-                    linestyle=drawn.dash,
-                    color=drawn.color,
-                    linewidth=1.0,
-                )
+                drawn, x = look(arm, rows), parts + 0.3 * number
+                style = {"linestyle": drawn.dash, "color": drawn.color, "linewidth": 1.0}
+                ax.plot([int(before["part"]), x], [float(before["value"]), float(row["value"])], **style)
                 ax.errorbar(x, float(row["value"]), _error_bar(row), color=drawn.color, capsize=2, linewidth=0.9)
                 marker = "sD^vP*X"[number % 7]
-                ax.plot([x], [float(row["value"])], marker, color=drawn.color, label=arm if seed == rows[0]["seed"] else None)
+                ax.plot([x], [float(row["value"])], marker, color=drawn.color, label=arm if seed == first else None)
         ticks = [*range(parts), parts + 0.15 * (len(arms) - 1)]
         ax.set_xticks(ticks, [*(f"part {part}" for part in range(parts)), "after\njoint SFT"])
         ax.set(title=metric.upper(), ylabel=f"{metric.upper()}, share of 1")
@@ -250,6 +245,11 @@ def draw_shift(rows: Rows) -> Figure:
     return figure
 
 
+def _encoders(rows: Rows) -> list[str]:
+    """The kinds of pretraining in a table."""
+    return [name for name in SHARED if name in {row["arm"] for row in rows}]
+
+
 def draw_drift(rows: Rows) -> Figure:
     """CKA between the outputs of all checkpoints of the first seed; and of each layer, before against after joint SFT."""
     import matplotlib.pyplot as plt
@@ -257,10 +257,14 @@ def draw_drift(rows: Rows) -> Figure:
     seed = rows[0]["seed"]
     cka = _chosen(rows, metric="cka", seed=seed)
     last = str(max((int(row["layer"]) for row in cka), default=0))
+    final = {name: max(int(row["part"]) for row in _chosen(rows, arm=name)) for name in _encoders(rows)}
     names = list(dict.fromkeys(name for row in _chosen(cka, layer=last) for name in (_name(row), _later(row))))
+    if len(final) > 1:  # too many for one map: of each pretraining its last part
+        ends = {_name({"arm": name, "part": str(part), "stage": "pretrain"}) for name, part in final.items()}
+        names = [name for name in names if name in ends or name in arms_of(rows)]
     figure, (ax, lines) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=[1.1, 1])
     grid = [[1.0 if a == b else float("nan") for b in names] for a in names]
-    for row in _chosen(cka, layer=last):
+    for row in (r for r in _chosen(cka, layer=last) if _name(r) in names and _later(r) in names):
         i, j = names.index(_name(row)), names.index(_later(row))
         grid[i][j] = grid[j][i] = float(row["value"])
     ax.imshow(grid, cmap="Greys_r", vmin=min((v for line in grid for v in line if v == v), default=0.0) - 0.1, vmax=1.0)
@@ -271,9 +275,9 @@ def draw_drift(rows: Rows) -> Figure:
     ax.set_yticks(range(len(names)), names)
     ax.grid(visible=False)
     ax.set_title(f"CKA between outputs, seed {seed}")
-    final = max((int(row["part"]) for row in cka if row["part"]), default=0)
     for arm in arms_of(rows):
-        chosen = [row for row in _chosen(cka, stage="pretrain", part=str(final)) if row["compared_with"] == f"{arm}/joint_sft"]
+        before = encoder_of(rows, arm)
+        chosen = _chosen(cka, arm=before, part=str(final[before]), compared_with=f"{arm}/joint_sft")
         drawn = look(arm, rows)
         layers, values = [int(row["layer"]) for row in chosen], [float(row["value"]) for row in chosen]
         lines.plot(layers, values, linestyle=drawn.dash, color=drawn.color, marker="o", label=arm)
@@ -288,12 +292,13 @@ def draw_drift(rows: Rows) -> Figure:
 
 
 def _name(row: dict[str, str]) -> str:
-    return f"part {row['part']}" if row["stage"] == "pretrain" else row["arm"]
+    kind = row["arm"].removeprefix(ENCODER).removeprefix("_")
+    return f"{kind} part {row['part']}".strip() if row["stage"] == "pretrain" else row["arm"]
 
 
 def _later(row: dict[str, str]) -> str:
     owner, name = row["compared_with"].split("/")
-    return owner if name == "joint_sft" else name.replace("-", " ")
+    return _name({key: str(value) for key, value in _checkpoint(owner, name).items()})
 
 
 def draw_spectrum(rows: Rows) -> Figure:
@@ -301,12 +306,12 @@ def draw_spectrum(rows: Rows) -> Figure:
     import matplotlib.pyplot as plt
 
     figure, (decay, total) = plt.subplots(1, 2, figsize=(10, 3.4))
-    final = max((int(row["part"]) for row in rows if row["part"]), default=0)
-    chosen = [row for row in rows if row["seed"] == rows[0]["seed"] and row["part"] in ("", "0", str(final))]
-    for (arm, part), line in _by(chosen, "arm", "part"):
+    rows = [row for row in rows if row["seed"] == rows[0]["seed"]]
+    final = {name: max((row["part"] for row in _chosen(rows, arm=name)), key=int) for name in _encoders(rows)}
+    for (arm, part), line in _by([row for row in rows if row["part"] in ("", "0", final.get(row["arm"]))], "arm", "part"):
         drawn = look(arm, rows)
-        label = f"part {part}" if arm == ENCODER else f"{arm}, after joint SFT"
-        dash = ":" if arm == ENCODER and part == "0" and final else drawn.dash
+        label = _name(line[0]) + ("" if part else ", after joint SFT")
+        dash = ":" if part == "0" and final[arm] != "0" else drawn.dash
         ranks = [int(row["rank"]) for row in line]
         # A direction without variance (LayerNorm makes one) has no place on a logarithmic axis.
         shares = [share if share > NO_VARIANCE else float("nan") for share in (float(row["variance_share"]) for row in line)]
@@ -346,7 +351,9 @@ def draw_allocation(rows: Rows) -> Figure:
                     ax.plot([x] * len(dots), dots, "o", color="white", markeredgecolor="black", linestyle="none")
                 bounds = [float(row[name]) for row in same for name in ("value", "low", "high") if row[name]]
                 end, up = (max(bounds), 3) if value >= 0 else (min(bounds), -11)
-                ax.annotate(f"{value:.2f}", (x, end), xytext=(0, up), textcoords="offset points", ha="center", fontsize=8)
+                turned = 90 if len(arms) > 3 else 0
+                shown = {"textcoords": "offset points", "ha": "center", "fontsize": 8, "rotation": turned}
+                ax.annotate(f"{value:.2f}", (x, end), xytext=(0, up - 12 * (turned > 0 > value)), **shown)
         ax.set_xticks(range(len(metrics)), labels)
         ax.axhline(0, color="#5b6672", linewidth=0.8)
         ax.margins(y=0.15)
@@ -370,6 +377,7 @@ def table(
     encoders: list[Path] = typer.Option(..., help="…/encoder/<owner>/seed-<s>/<checkpoint>.json; repeat"),
     systems: list[Path] = typer.Option([], help="…/system/<arm>/seed-<s>.json; repeat"),
     drift: list[Path] = typer.Option([], help="…/drift/seed-<s>.json; repeat"),
+    start: list[str] = typer.Option([], help="arm=pretraining that it starts from, where that is not of phonemes; repeat"),
     out: Path = typer.Option(..., help="entropy.csv"),
     spectrum: Path = typer.Option(..., help="spectrum.csv"),
 ) -> None:
@@ -381,6 +389,9 @@ def table(
         shares += eigenvalues
     kind = " and ".join(sorted({row["corpus_kind"] for row in rows}))
     rows += [row for path in systems for row in system_rows(path)] + [row for path in drift for row in drift_rows(path, kind)]
+    starts = dict(item.split("=") for item in start)
+    for row in rows:
+        row["encoder"] = row["arm"] if row["arm"] in SHARED else ENCODERS[starts.get(row["arm"], "phoneme")]
     write_table(out, rows, COLUMNS)
     write_table(spectrum, shares, SPECTRUM_COLUMNS)
 

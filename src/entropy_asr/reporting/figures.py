@@ -22,7 +22,7 @@ import typer
 
 from entropy_asr.errors import friendly_exit
 from entropy_asr.files import atomic_write
-from entropy_asr.reporting.tables import ENCODER, LM, overlap_minutes, parse_time, read_table
+from entropy_asr.reporting.tables import ENCODER, LM, SHARED, overlap_minutes, parse_time, read_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,13 @@ class Look(NamedTuple):
     dash: Any
 
 
-_SHARED = {ENCODER: Look("#4fa3a0", "...", "-"), LM: Look("#8a94a0", "", "-")}
+_SHARED = {
+    ENCODER: Look("#4fa3a0", "...", "-"),
+    "encoder_character": Look("#b5651d", "--", "--"),
+    "encoder_attention": Look("#5c7cbe", "||", "-."),
+    LM: Look("#8a94a0", "", "-"),
+    "small_lm": Look("#bcc4cc", "//", "--"),
+}
 _ARMS = (
     Look("#16324f", "", "-"),
     Look("#d1702b", "///", "--"),
@@ -89,17 +95,18 @@ def draw_curves(rows: Rows, speech: str) -> Figure:
     """Training loss, a panel a stage. IA-SFT's iterations follow each other; a dotted line at each encoder swap."""
     import matplotlib.pyplot as plt
 
-    stages = [stage for stage in STAGES if any(row["stage"] == stage for row in rows)]
+    found = dict.fromkeys((row["stage"], row["loss_unit"]) for row in rows)  # losses in one unit share a panel
+    stages = sorted(found, key=lambda panel: (list(STAGES).index(panel[0]), panel[1]))
     columns = 3 if len(stages) > 4 else 2
     lines = max(1, -(-len(stages) // columns))
     figure, grid = plt.subplots(lines, columns, figsize=(9, 2.7 * lines), squeeze=False)
     axes = list(grid.flat)
-    for stage, ax in zip(stages, axes[: len(stages)], strict=True):
-        chosen = [row for row in rows if row["stage"] == stage]
+    for (stage, unit), ax in zip(stages, axes[: len(stages)], strict=True):
+        chosen = [row for row in rows if (row["stage"], row["loss_unit"]) == (stage, unit)]
         for (arm, _), line in _by(chosen, "arm", "seed"):
             drawn = look(arm, rows)
             steps, swaps = _continuous_steps(line)
-            label = None if arm in _SHARED else arm
+            label = None if arm in (ENCODER, LM) else arm
             losses = [float(row["loss"]) for row in line]
             ax.plot(steps, losses, color=drawn.color, linestyle=drawn.dash, label=label)
             if stage in ("ia_sft", "pretrain"):
@@ -109,11 +116,12 @@ def draw_curves(rows: Rows, speech: str) -> Figure:
         if min(values) > 0 and max(values) / min(values) > _LOG_FROM:
             ax.set_yscale("log")
         heard = "" if stage == "lm" else f"\n{speech}"
-        ax.set(title=STAGES[stage], xlabel=f"optimiser steps{heard}", ylabel=f"loss, {chosen[0]['loss_unit']}")
+        title = "Encoder pretraining (attention)" if unit == "nats/unit" else STAGES[stage]
+        ax.set(title=title, xlabel=f"optimiser steps{heard}", ylabel=f"loss, {unit}")
     for ax in axes[len(stages) :]:
         ax.set_axis_off()
     labelled = {label: h for ax in axes for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    handles = {arm: labelled[arm] for arm in arms_of(rows) if arm in labelled}
+    handles = {arm: labelled[arm] for arm in (*arms_of(rows), *_SHARED) if arm in labelled}
     host = axes[-1] if len(stages) < len(axes) else axes[len(stages) - 1]
     if handles:
         host.legend(handles.values(), handles.keys(), loc="center" if host is not axes[len(stages) - 1] else "best")
@@ -141,12 +149,14 @@ def draw_cka(rows: Rows, speech: str) -> Figure:
     figure, ax = plt.subplots(figsize=(8, 3.6))
     settings = rows[0] if rows else {"threshold": "", "warmup_steps": ""}
     seeds = list(dict.fromkeys(row["seed"] for row in rows))
-    for (seed, part), line in _by(rows, "seed", "part"):
-        drawn = _ARMS[seeds.index(seed) % len(_ARMS)]
+    shown: set[str] = set()
+    for (encoder, seed, _), line in _by(rows, "encoder", "seed", "part"):
+        color, dash = _ARMS[seeds.index(seed) % len(_ARMS)].color, _SHARED[encoder].dash
         steps, values = [int(row["step"]) for row in line], [float(row["cka"]) for row in line]
-        first = part == line[0]["part"] and not any(a.get_label() == f"seed {seed}" for a in ax.lines)
-        ax.plot(steps, values, linestyle=drawn.dash, marker="o", color=drawn.color, label=f"seed {seed}" if first else None)
-    swaps = [row for row in rows if row["swapped"] == "true"]
+        name = f"seed {seed}" if encoder == ENCODER else f"{encoder.removeprefix('encoder_')}, seed {seed}"
+        ax.plot(steps, values, linestyle=dash, marker="o", color=color, label=None if name in shown else name)
+        shown.add(name)
+    swaps = [row for row in rows if row["swapped"] == "true" and row["encoder"] == ENCODER]
     for row in swaps:
         step, value = int(row["step"]), float(row["cka"])
         ax.axvline(step, color="#8a94a0", linewidth=0.9, linestyle=":")
@@ -212,19 +222,19 @@ def draw_timeline(rows: Rows, speech: str) -> Figure:
 def _timeline_order(rows: Rows) -> list[dict[str, str]]:
     """Language model, pretraining parts, then each arm; `ours` first, it runs beside pretraining."""
     stages = list(STAGES)
-    first = {LM: 0, ENCODER: 1, "ours": 2}
-    return sorted(rows, key=lambda r: (first.get(r["arm"], 3), r["arm"], stages.index(r["stage"]), int(r["index"])))
+    first = {"ours": len(SHARED)} | {name: place for place, name in enumerate(SHARED)}
+    return sorted(rows, key=lambda r: (first.get(r["arm"], len(first)), r["arm"], stages.index(r["stage"]), int(r["index"])))
 
 
 def draw_errors(rows: Rows, speech: str) -> Figure:
     """Error rates by test set and arm: of one seed with its 95% interval over utterances, of several their mean and a dot each.
 
-    The encoder's phonemes have their own panel.
+    What encoders hear alone, phonemes or text, has its own panel.
     """
     import matplotlib.pyplot as plt
 
     rows = [row for row in rows if row["kind"] == "measured"]
-    systems, encoder = [r for r in rows if r["arm"] != ENCODER], [r for r in rows if r["arm"] == ENCODER]
+    systems, encoder = [r for r in rows if r["arm"] not in SHARED], [r for r in rows if r["arm"] in SHARED]
     shown = [part for part in (systems, encoder) if part]
     sizes = [len({(row["arm"], row["test_set"]) for row in part}) + 1 for part in shown]
     figure, grid = plt.subplots(1, len(shown), figsize=(8, 3.6), squeeze=False, width_ratios=sizes)
@@ -237,21 +247,21 @@ def draw_errors(rows: Rows, speech: str) -> Figure:
 
 def _bars(ax: Axes, rows: Rows, everything: Rows) -> None:
     tests = list(dict.fromkeys((row["test_set"], row["metric"]) for row in rows))
-    arms = arms_of(rows) or [ENCODER]
+    arms = arms_of(rows) or [name for name in SHARED if name in {row["arm"] for row in rows}]
     width = 0.8 / len(arms)
     for number, arm in enumerate(arms):
         drawn = look(arm, everything)
-        for place, (test_set, _) in enumerate(tests):
-            chosen = [float(r["value_percent"]) for r in rows if (r["arm"], r["test_set"]) == (arm, test_set)]
-            if not chosen:
+        for place, test in enumerate(tests):
+            same = [r for r in rows if (r["arm"], r["test_set"], r["metric"]) == (arm, *test)]
+            if not same:
                 continue
+            chosen = [float(r["value_percent"]) for r in same]
             x = place + (number - (len(arms) - 1) / 2) * width
             mean = fmean(chosen)
             bar = {"color": drawn.color, "edgecolor": "white", "hatch": drawn.hatch}
-            ax.bar(x, mean, width * 0.92, label=arm if place == 0 else None, **bar)
-            ends = [
-                (float(r["low_percent"]), float(r["high_percent"])) for r in rows if (r["arm"], r["test_set"]) == (arm, test_set)
-            ]
+            named = arm in ax.get_legend_handles_labels()[1]
+            ax.bar(x, mean, width * 0.92, label=None if named else arm, **bar)
+            ends = [(float(r["low_percent"]), float(r["high_percent"])) for r in same]
             top = max(chosen)
             if len(chosen) == 1:
                 ((low, top),) = ends

@@ -6,7 +6,8 @@
         --hyps results/decode/…/english.jsonl … --browse results/decode/…/english.jsonl … \
         --quality results/manifests/…/en-test.quality.json … \
         --errors results/metrics/score/…/english.errors.txt … --provenance …/provenance.json … \
-        --entropy results/tables/entropy.csv --config results/config/resolved.yaml --out results/report/index.html
+        --entropy results/tables/entropy.csv --ablation results/tables/ablation.csv --cost results/tables/cost.csv \
+        --config results/config/resolved.yaml --out results/report/index.html
 
 It computes nothing that is not in its inputs, apart from means over seeds, the overlap of two jobs and the choice of
 the example transcripts, which is by hash and not by hand.
@@ -31,7 +32,7 @@ from entropy_asr.evaluation.score import METRICS, Scored, Unit, read_hypotheses
 from entropy_asr.files import atomic_write, read_json, read_jsonl
 from entropy_asr.reporting.browser import as_script_data, browsable
 from entropy_asr.reporting.entropy import expectation, shifts
-from entropy_asr.reporting.tables import ENCODER, overlap_minutes, parse_time, read_table
+from entropy_asr.reporting.tables import ENCODER, SHARED, overlap_minutes, parse_time, read_table
 
 Rows = Sequence[dict[str, str]]
 
@@ -43,7 +44,8 @@ FIGURES = {
     "errors": (
         "Error rates",
         "Share of words (WER, English) or characters (CER, Mandarin) that are wrong; lower is better. The right panel "
-        "is the pretrained encoder alone, in phonemes (PER): what the speech-LLM has to work with, not a rival of it.",
+        "is the pretrained encoder alone: in phonemes (PER), and one that was pretrained on characters in text. It is what the "
+        "speech-LLM has to work with, not a rival of it.",
     ),
     "hallucination": (
         "Hallucinations",
@@ -145,10 +147,13 @@ def _mean(rows: Rows, column: str) -> float | None:
 
 
 def swaps(cka: Rows, timeline: Rows) -> list[dict[str, Any]]:
-    """Each trigger: its step, its CKA, and the jobs it let start. Number 0 starts alignment, the others are hot swaps."""
+    """Each trigger of phoneme pretraining: its step, its CKA, and the jobs of `ours` that it let start.
+
+    Number 0 starts alignment, the others are hot swaps.
+    """
     found = []
     for row in cka:
-        if row["swapped"] != "true":
+        if row["swapped"] != "true" or row["encoder"] != ENCODER:
             continue
         part = int(row["part"])
         wanted = {(ENCODER, "pretrain", part + 1), ("ours", "ia_sft", part)} | ({("ours", "align", 0)} if part == 0 else set())
@@ -159,6 +164,20 @@ def swaps(cka: Rows, timeline: Rows) -> list[dict[str, Any]]:
         ]
         found.append({**row, "number": part, "started": started})
     return found
+
+
+def arms_compared(ablation: Rows, cost: Rows) -> dict[str, Any]:
+    """The arms as lines and the metrics as columns, and what each arm took: sums over its jobs, means over seeds."""
+    metrics = list(dict.fromkeys((row["metric"], row["test_set"], row["unit"]) for row in ablation))
+    lines = []
+    for (arm,), same in _by(ablation, "arm"):
+        cells = {(row["metric"], row["test_set"], row["unit"]): row for row in same}
+        jobs = [row for row in cost if row["arm"] == arm]
+        seeds = len({row["seed"] for row in jobs})
+        steps = ("model_flops", "wall_seconds", "cpu_seconds", "audio_hours")
+        took = {name: sum(float(row[name] or 0) for row in jobs) / seeds for name in steps} if seeds else None
+        lines.append({"arm": arm, "cells": [cells.get(metric) for metric in metrics], "cost": took})
+    return {"metrics": metrics, "lines": lines}
 
 
 def choose_examples(utterances: Sequence[Scored], number: int = EXAMPLES) -> list[Scored]:
@@ -295,7 +314,7 @@ def render(
     browse: Sequence[Path],
     out: Path,
 ) -> str:
-    """The page as text. tables: main, cka, timeline, and entropy where it is measured.
+    """The page as text. tables: main, cka, timeline; entropy, and ablation with cost, where they are measured.
 
     Links are relative to ``out``, the file that it will be.
     """
@@ -329,15 +348,16 @@ def render(
     return environment.get_template(TEMPLATE.name).render(
         name=yaml.safe_load(resolved).get("name", "run"),
         seeds=seeds,
-        systems=headline([row for row in main if row["arm"] != ENCODER]),
+        systems=headline([row for row in main if row["arm"] not in SHARED]),
         published=[row for row in everything if row["kind"] == "published"],
-        encoder=headline([row for row in main if row["arm"] == ENCODER]),
+        encoder=headline([row for row in main if row["arm"] in SHARED]),
         training_speech=" and ".join(f"{kind} speech" for kind in sorted({split["corpus_kind"] for split in splits})),
         figures=[figure(path) for path in figures],
         swaps=swaps(cka, timeline),
         threshold=next((row["threshold"] for row in cka), ""),
         shifted=shifted,
         expectations=expectation(shifted),
+        arms=arms_compared(read_table(tables["ablation"]), read_table(tables["cost"])) if "ablation" in tables else None,
         overlaps=[overlap_sentence(timeline, seed) for seed in seeds],
         transcripts=transcripts(hyps),
         browser=browser,
@@ -374,10 +394,13 @@ def main(
     hallucinations: Path = typer.Option(..., help="examples of hallucinations, JSONL"),
     browse: list[Path] = typer.Option(..., help="hypotheses of one seed of every system, for the error browser; repeat"),
     entropy: Path | None = typer.Option(None, help="entropy.csv"),
+    ablation: Path | None = typer.Option(None, help="ablation.csv"),
+    cost: Path | None = typer.Option(None, help="cost.csv"),
     out: Path = typer.Option(..., help="HTML file to write"),
 ) -> None:
     """Write the report."""
-    tables = {"main": main, "cka": cka, "timeline": timeline} | ({"entropy": entropy} if entropy else {})
+    given = {"main": main, "cka": cka, "timeline": timeline, "entropy": entropy, "ablation": ablation, "cost": cost}
+    tables = {name: path for name, path in given.items() if path is not None}
     atomic_write(out, render(tables, figures, hyps, quality, provenance, config, errors, hallucinations, browse, out))
 
 

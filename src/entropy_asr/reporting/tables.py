@@ -5,6 +5,7 @@
         --provenance results/systems/ours/seed-1/joint_sft/provenance.json … --synthetic english --out …/main.csv
     python -m entropy_asr.reporting.tables render --main …/main.csv --markdown …/main.md --latex …/main.tex
     python -m entropy_asr.reporting.tables timeline --provenance … --out results/tables/timeline.csv
+    python -m entropy_asr.reporting.tables cost --provenance … --out results/tables/cost.csv
     python -m entropy_asr.reporting.tables curves --curves …/train.jsonl … --out results/tables/curves.csv
     python -m entropy_asr.reporting.tables cka --parts …/part-0/part.json … --config …/pretrain.json --out …/cka.csv
 
@@ -26,10 +27,12 @@ from typing import Any
 
 import typer
 
+from entropy_asr.config import ENCODERS, LM_FOLDERS
 from entropy_asr.errors import InputError, friendly_exit
 from entropy_asr.files import atomic_write, read_json, read_jsonl
 
-ENCODER, LM = "encoder", "lm"  # what stands in the column `arm` for jobs that no arm owns
+ENCODER, LM = "encoder", "lm"  # what stands in the column `arm` for jobs that no arm owns; of other kinds, see ENCODERS
+SHARED = (*LM_FOLDERS.values(), *ENCODERS.values())
 LANGUAGES = {"WER": "en", "CER": "zh", "MER": "mixed", "PER": "phonemes"}
 MAIN_COLUMNS = (
     "arm",
@@ -69,7 +72,22 @@ TIMELINE_COLUMNS = (
     "end_step",
     "audio_hours",
 )
-CKA_COLUMNS = ("seed", "part", "step", "cka", "swapped", "threshold", "warmup_steps")
+COST_COLUMNS = (
+    "arm",
+    "seed",
+    "stage",
+    "part",
+    "made_for",
+    "steps",
+    "audio_hours",
+    "model_flops",
+    "wall_seconds",
+    "cpu_seconds",
+    "processes",
+    "peak_memory_gib",
+    "peak_gpu_memory_gib",
+)
+CKA_COLUMNS = ("encoder", "seed", "part", "step", "cka", "swapped", "threshold", "warmup_steps")
 # Names in train.jsonl, and what they are called where the unit has to be seen.
 CURVE_UNITS = {
     "ctc": "ctc_nats_per_frame",
@@ -77,9 +95,9 @@ CURVE_UNITS = {
     "time": "unix_time_seconds",
 }
 
-_ENCODER_PATH = re.compile(r"encoders/[^/]+/seed-(\d+)/part-(\d+)/[^/]+$")
+_ENCODER_PATH = re.compile(rf"encoders/({'|'.join(ENCODERS)})/seed-(\d+)/part-(\d+)/[^/]+$")
 _SYSTEM_PATH = re.compile(r"systems/([^/]+)/seed-(\d+)/(align|joint_sft|ia_sft/iter-(\d+))/[^/]+$")
-_LM_PATH = re.compile(r"text/lm/[^/]+$")
+_LM_PATH = re.compile(rf"text/({'|'.join(LM_FOLDERS.values())})/[^/]+$")
 _PEER_PATH = re.compile(r"score/peers/([^/]+)/([^/]+)\.json$")
 _SCORE_PATH = re.compile(r"score/([^/]+)/seed-(\d+)/([^/]+)\.json$")
 
@@ -89,7 +107,8 @@ class Job:
     """One training job.
 
     Attributes:
-        arm: an arm, or ``encoder`` (pretraining, shared by the arms of a seed), or ``lm`` (shared by all; seed None).
+        arm: an arm; or a kind of pretraining, shared by arms of a seed, as ENCODERS calls it; or ``lm`` or ``small_lm``, shared
+            by all seeds (seed None).
         stage: pretrain, lm, align, ia_sft or joint_sft.
         index: pretraining part or IA-SFT iteration, else 0.
     """
@@ -104,23 +123,24 @@ class Job:
         """The job that a file belongs to. Raises :class:`InputError` where the path is none of a training job."""
         text = path.as_posix()
         if found := _ENCODER_PATH.search(text):
-            return cls(ENCODER, int(found[1]), "pretrain", int(found[2]))
+            return cls(ENCODERS[found[1]], int(found[2]), "pretrain", int(found[3]))
         if found := _SYSTEM_PATH.search(text):
             return cls(found[1], int(found[2]), found[3].split("/")[0], int(found[4] or 0))
-        if _LM_PATH.search(text):
-            return cls(LM, None, "lm")
+        if found := _LM_PATH.search(text):
+            return cls(found[1], None, "lm")
         raise InputError(
             f"{path}: not the file of a training job; expected encoders/<objective>/seed-<s>/part-<i>/…, "
-            "systems/<arm>/seed-<s>/{align,ia_sft/iter-<i>,joint_sft}/… or text/lm/…"
+            "systems/<arm>/seed-<s>/{align,ia_sft/iter-<i>,joint_sft}/… or text/{lm,small_lm}/…"
         )
 
     @property
     def name(self) -> str:
         """As people call it."""
         if self.stage == "pretrain":
-            return f"pretraining part {self.index}"
+            kind = self.arm.removeprefix(ENCODER).removeprefix("_")
+            return f"{kind} pretraining part {self.index}".strip()
         if self.stage == "lm":
-            return "language model"
+            return "language model" if self.arm == LM else "small language model"
         stage = {"align": "alignment", "ia_sft": f"IA-SFT iteration {self.index}", "joint_sft": "joint SFT"}[self.stage]
         return f"{self.arm}: {stage}"
 
@@ -181,8 +201,7 @@ def main_rows(
         same = ("substitutions", "deletions", "insertions", "reference_tokens", "utterances", "normalizer_version")
         cost = {} if seed is None else _cost(jobs, arm, seed, path)
         rows.append({**row, **{name: score[name] for name in same}, **cost})
-    order = {ENCODER: 1}
-    return sorted(rows, key=lambda row: (order.get(row["arm"], 0), row["test_set"], row["seed"] is None, row["arm"], row["seed"]))
+    return sorted(rows, key=lambda row: (row["arm"] in SHARED, row["test_set"], row["seed"] is None, row["arm"], row["seed"]))
 
 
 def published_rows(path: Path) -> list[dict[str, Any]]:
@@ -217,35 +236,80 @@ def _check_normalisers(versions: dict[Path, str | None]) -> None:
         raise InputError(f"scores of different normalisers do not belong in one table: {listed}; run the rule score again")
 
 
+def jobs_behind(jobs: dict[Job, dict[str, Any]], arm: str, seed: int) -> list[Job]:
+    """The training jobs that an arm's system goes back to: language model, pretraining, stages of another arm, its own.
+
+    What it goes back to is what its joint SFT says that it was given.
+    """
+    given = {name: Job.of(Path(path)) for name, path in _inputs(jobs[Job(arm, seed, "joint_sft")]).items()}
+    before = given.get("previous")
+    found = [job for job in jobs if job == given["lm"]]  # a pretrained one is no job
+    found += [job for job in jobs if (job.arm, job.seed) == (given["encoder"].arm, seed)]
+    found += [job for job in jobs if before and (job.arm, job.seed) == (before.arm, seed) and job.stage in ("align", "ia_sft")]
+    return sorted([*found, Job(arm, seed, "joint_sft")], key=_job_order)
+
+
+def _inputs(facts: dict[str, Any]) -> dict[str, str]:
+    return {name: path for name, path in facts["inputs"].items() if name in ("lm", "encoder", "previous")}
+
+
 def _cost(jobs: dict[Job, dict[str, Any]], arm: str, seed: int, score: Path) -> dict[str, Any]:
     """Parameters, hours and steps behind one score.
 
     Pretraining's parts are one run and their hours are counted on from part to part: the last part's are the sum. The
     stages of an arm each count from zero and are added, and so are those that it shares with the arm that it goes on from.
     """
-    pretraining = {job.index: facts for job, facts in jobs.items() if job.stage == "pretrain" and job.seed == seed}
-    own = {job: facts for job, facts in jobs.items() if job.arm == arm and job.seed == seed and arm != ENCODER}
-    previous = own.get(Job(arm, seed, "joint_sft"), {}).get("previous")
-    shared = Job.of(Path(previous) / "provenance.json").arm if previous else arm
-    if shared != arm:
-        stages = ("align", "ia_sft")
-        own |= {j: facts for j, facts in jobs.items() if j.arm == shared and j.seed == seed and j.stage in stages}
-    if not pretraining or (arm != ENCODER and not own):
-        missing = "pretraining" if not pretraining else f"arm {arm}"
-        raise InputError(f"{score}: no provenance of {missing}, seed {seed}; give it with --provenance")
-    if arm == ENCODER:
+    joint = Job(arm, seed, "joint_sft")
+    if arm not in SHARED and joint not in jobs:
+        raise InputError(f"{score}: no provenance of arm {arm}, seed {seed}; give it with --provenance")
+    behind = [job for job in jobs if (job.arm, job.seed) == (arm, seed)] if arm in SHARED else jobs_behind(jobs, arm, seed)
+    pretraining = [job for job in behind if job.stage == "pretrain"]
+    if not pretraining:
+        raise InputError(f"{score}: no provenance of pretraining, seed {seed}; give it with --provenance")
+    own = [jobs[job] for job in behind if job.stage in ("align", "ia_sft", "joint_sft")]
+    if arm in SHARED:
         same_seed = (facts for job, facts in jobs.items() if job.seed == seed)
-        known = next((facts["parameters"] for facts in same_seed if "parameters" in facts), {})
+        known: dict[str, int] = next((facts["parameters"] for facts in same_seed if "parameters" in facts), {})
         parameters = {"encoder": known.get("encoder")}
     else:
-        joint = own.get(Job(arm, seed, "joint_sft"), {})
-        parameters = joint.get("parameters", {})
+        parameters = jobs[joint].get("parameters", {})
     return {
         **{f"parameters_{name}": parameters.get(name) for name in ("encoder", "adaptor", "llm")},
-        "audio_hours_encoder": round(pretraining[max(pretraining)]["audio_hours"], 4),
-        "audio_hours_llm_side": round(sum(facts["audio_hours"] for facts in own.values()), 4),
-        "llm_side_steps": sum(facts["end_step"] for facts in own.values()),
+        "audio_hours_encoder": round(jobs[pretraining[-1]]["audio_hours"], 4),
+        "audio_hours_llm_side": round(sum(facts["audio_hours"] for facts in own), 4),
+        "llm_side_steps": sum(facts["end_step"] for facts in own),
     }
+
+
+def cost_rows(provenance: Sequence[Path]) -> list[dict[str, Any]]:
+    """What each arm's system took, a row a training job behind it; a job that several arms share has a row in each.
+
+    `made_for` says whose it is: the sum over an arm is what that arm alone would take, the sum over distinct (made_for, seed,
+    stage, part) what the run took. Wall and CPU seconds are those of its optimiser steps, over all attempts.
+    """
+    jobs = {Job.of(path): read_json(path) for path in provenance}
+    rows = []
+    for arm, seed in sorted({(job.arm, job.seed or 0) for job in jobs if job.stage == "joint_sft"}):
+        for job in jobs_behind(jobs, arm, seed):
+            facts = jobs[job]
+            before = jobs.get(Job(job.arm, job.seed, "pretrain", job.index - 1), {}) if job.stage == "pretrain" else {}
+            measured = {column: facts.get(name) for column, name in _COSTS.items()}
+            # The parts of pretraining are one run that counts on.
+            own = {c: None if v is None else round(v - before.get(_COSTS[c], 0), 4) for c, v in measured.items()}
+            memory = {name: facts.get(name) for name in ("peak_memory_gib", "peak_gpu_memory_gib")}
+            processes = facts["hardware"]["world_size"]
+            row = {"arm": arm, "seed": seed, "stage": job.stage, "part": job.index, "made_for": job.arm}
+            rows.append({**row, **own, "processes": processes, **memory})
+    return rows
+
+
+_COSTS = {
+    "steps": "end_step",
+    "audio_hours": "audio_hours",
+    "model_flops": "model_flops",
+    "wall_seconds": "training_seconds",
+    "cpu_seconds": "training_cpu_seconds",
+}
 
 
 def timeline_rows(provenance: Sequence[Path]) -> list[dict[str, Any]]:
@@ -291,7 +355,8 @@ def curve_rows(curves: Sequence[Path]) -> tuple[list[dict[str, Any]], list[str]]
     rows = []
     for path in sorted(curves, key=lambda path: _job_order(Job.of(path))):
         job = Job.of(path)
-        unit = "nats/frame" if job.stage == "pretrain" else "nats/token"
+        ctc = job.stage == "pretrain" and job.arm != ENCODERS["attention"]
+        unit = "nats/frame" if ctc else "nats/unit" if job.stage == "pretrain" else "nats/token"
         for line in read_jsonl(path):
             numbers = {CURVE_UNITS.get(name, name): value for name, value in line.items()}
             rows.append({**job.columns(), "loss_unit": unit, **numbers})
@@ -299,9 +364,10 @@ def curve_rows(curves: Sequence[Path]) -> tuple[list[dict[str, Any]], list[str]]
     return rows, [*first, *dict.fromkeys(name for row in rows for name in row if name not in first)]
 
 
-def _job_order(job: Job) -> tuple[int, str, int, int]:
+def _job_order(job: Job) -> tuple[int, str, int, int, int]:
     stages = ("lm", "pretrain", "align", "ia_sft", "joint_sft")
-    return job.seed or 0, job.arm if job.arm not in (ENCODER, LM) else "", stages.index(job.stage), job.index
+    shared = job.arm in SHARED
+    return job.seed or 0, "" if shared else job.arm, stages.index(job.stage), SHARED.index(job.arm) if shared else 0, job.index
 
 
 def cka_rows(parts: Sequence[Path], cka_config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -309,19 +375,22 @@ def cka_rows(parts: Sequence[Path], cka_config: dict[str, Any]) -> list[dict[str
 
     The trace in a part's file goes back to the first part (the parts are one run): each measurement is kept once.
     """
-    rows: dict[tuple[int, int], dict[str, Any]] = {}
-    swaps: dict[tuple[int, int], int] = {}
+    rows: dict[tuple[str, int, int], dict[str, Any]] = {}
+    swaps: dict[tuple[str, int, int], int] = {}
     for path in parts:
-        seed = Job.of(path).seed
-        assert seed is not None  # pretraining always has one
+        job = Job.of(path)
+        assert job.seed is not None  # pretraining always has one
         part = read_json(path)
         for point in part["cka"]:
-            key = (seed, point["step"])
-            rows[key] = {"seed": seed, "part": point["part"], "step": point["step"], "cka": point["cka"]}
+            key = (job.arm, job.seed, point["step"])
+            facts = {name: point[name] for name in ("part", "step", "cka")}
+            rows[key] = {"encoder": job.arm, "seed": job.seed, **facts}
             if part["ended_by"] == "cka" and point["part"] == part["part"]:
-                swaps[seed, part["part"]] = max(point["step"], swaps.get((seed, part["part"]), 0))
+                ended = (job.arm, job.seed, part["part"])
+                swaps[ended] = max(point["step"], swaps.get(ended, 0))
     settings = {name: cka_config.get(name) for name in ("threshold", "warmup_steps")}
-    return [{**row, "swapped": swaps.get((seed, row["part"])) == step, **settings} for (seed, step), row in sorted(rows.items())]
+    order = sorted(rows, key=lambda key: (SHARED.index(key[0]), *key[1:]))
+    return [{**rows[key], "swapped": swaps.get((*key[:2], rows[key]["part"])) == key[2], **settings} for key in order]
 
 
 def headline_cells(rows: Sequence[dict[str, str]]) -> tuple[list[str], list[list[str]]]:
@@ -406,6 +475,16 @@ def timeline(
 ) -> None:
     """When each training job ran, how long, with how much memory."""
     write_table(out, timeline_rows(provenance), TIMELINE_COLUMNS)
+
+
+@app.command()
+@friendly_exit()
+def cost(
+    provenance: list[Path] = typer.Option(..., help="provenance.json of every training job; repeat"),
+    out: Path = typer.Option(..., help="CSV to write"),
+) -> None:
+    """What each arm took, by training job."""
+    write_table(out, cost_rows(provenance), COST_COLUMNS)
 
 
 @app.command()

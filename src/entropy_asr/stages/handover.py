@@ -5,35 +5,13 @@ from typing import Any
 
 import torch
 from lhotse import CutSet
-from torch import Tensor, nn
+from torch import Tensor
 
 from entropy_asr.analysis.cka import LinearCka
-from entropy_asr.audio.batches import Batch, evaluation_batches
+from entropy_asr.audio.batches import evaluation_batches
 from entropy_asr.config import Cka, Features
 from entropy_asr.models.conformer import ConformerEncoder, length_mask
-from entropy_asr.models.ctc import CtcHead, cr_ctc_loss
-from entropy_asr.models.flops import encoder_flops
 from entropy_asr.training import distributed
-
-
-class CrCtcModel(nn.Module):
-    """Encoder and phoneme head with the CR-CTC loss as forward."""
-
-    def __init__(self, encoder: ConformerEncoder, head: CtcHead, alpha: float) -> None:
-        super().__init__()
-        self.encoder, self.head, self.alpha = encoder, head, alpha
-
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """batch.features: (2N, T, num_mel_bins), first copies first."""
-        encoder_out, lens = self.encoder(batch.features, batch.feature_lens)
-        targets = nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in batch.targets], batch_first=True).to(encoder_out.device)
-        target_lens = torch.tensor([len(ids) for ids in batch.targets], device=encoder_out.device)
-        return cr_ctc_loss(self.head(encoder_out), lens, targets, target_lens, self.alpha)
-
-    def flops(self, batch: Batch) -> float:
-        """Of forward and backward on the batch's real frames."""
-        encoder = self.encoder
-        return 3 * sum(encoder_flops(encoder.config, encoder.num_mel_bins, frames) for frames in batch.feature_lens.tolist())
 
 
 class CkaMonitor:

@@ -4,8 +4,8 @@
         --encoder results/encoders/phoneme/seed-1/part-3/encoder.safetensors --lm results/text/lm --seed 1 --running … --out …
 
 `ours` starts from the last IA-SFT iteration, which the gates name.  `no_ia_sft` starts from the alignment (`--previous`) and
-takes IA-SFT's steps in addition, once for each pretraining part (`--parts`; equal LLM-side steps for every arm).  `joint_only`
-has neither: it starts with a new adaptor, and takes alignment's steps, too.
+takes all of IA-SFT's steps in addition: equal LLM-side steps for every arm.  `joint_only` has neither: it starts with a new
+adaptor, and takes alignment's steps, too.
 """
 
 from pathlib import Path
@@ -30,7 +30,6 @@ def main(
     out: Out,
     gates: list[Path] = typer.Option([], help="gate-i.json of each possible iteration"),
     previous: Path | None = typer.Option(None, help="folder of the alignment, for an arm without IA-SFT"),
-    parts: list[Path] = typer.Option([], help="part.json of each pretraining part; IA-SFT's steps are added for each"),
     freeze_encoder: bool = typer.Option(False, help="the encoder stays as pretraining left it"),
 ) -> None:
     """Train the whole system."""
@@ -49,7 +48,9 @@ def main(
     settings = load_stage(config)
     if gates:
         previous = [Path(gate["iteration"]) for gate in map(read_json, gates) if gate["iteration"]][-1]
-    steps = settings.joint_sft.steps + len(parts) * settings.ia_sft.steps + (0 if previous else settings.align.steps)
+    steps = settings.joint_sft.steps
+    steps += 0 if gates else settings.cka.max_parts * settings.ia_sft.steps
+    steps += 0 if previous else settings.align.steps
     schedule = settings.joint_sft.model_copy(update={"steps": steps})
     inputs = {f"train-{i}": path for i, path in enumerate(train)} | {"encoder": encoder, "lm": lm / "lm.json"}
     inputs |= {"previous": previous / "model.safetensors"} if previous else {}

@@ -85,8 +85,9 @@ def _train(settings, text: Path, tokenizer_folder: Path, key: str, running: Path
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     trainer.state.clear()
+    facts = {"seed": seed, **trainer.cost(), "parameters": sum(p.numel() for p in model.parameters())}
     distributed.stop()
-    return {"seed": seed, "end_step": trainer.counters.step, "parameters": sum(p.numel() for p in model.parameters())}
+    return facts
 
 
 if __name__ == "__main__":

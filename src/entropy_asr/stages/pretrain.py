@@ -1,7 +1,9 @@
 """Stage 1, one part: the Conformer learns phonemes by CR-CTC, until CKA says that it has moved, or to the last step.
 
-    python -m entropy_asr.stages.pretrain --config results/config/pretrain.json --train … --dev … \
-        --phonemes results/text/phonemes/tokens.txt --stats results/features/stats.json --part 0 --seed 1 --running … --out …
+    python -m entropy_asr.stages.pretrain --config results/config/pretrain.json --train … --dev … --objective phoneme \
+        --labels results/text/phonemes/tokens.txt --stats results/features/stats.json --part 0 --seed 1 --running … --out …
+
+`--objective character` and `attention` are the baselines' pretraining: other labels and another head, all else the same.
 
 Part i+1 continues from the state that part i ended with (`--previous`), as if there had been no cut: the parts are one
 run, and its encoder is handed over where one part ends.
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import typer
 
+from entropy_asr.config import Objective
 from entropy_asr.errors import friendly_exit
 from entropy_asr.stages.options import ConfigFile, Out, Running, Seed, Train
 
@@ -26,7 +29,8 @@ def main(
     running: Running,
     out: Out,
     dev: list[Path] = typer.Option(..., help="development manifests: frames for CKA"),
-    phonemes: Path = typer.Option(..., help="tokens.txt"),
+    objective: Objective = typer.Option(..., help="what is learned"),
+    labels: Path = typer.Option(..., help="tokens.txt of phonemes, or tokenizer.json of text units"),
     stats: Path = typer.Option(..., help="mean and deviation of the features"),
     part: int = typer.Option(..., help="0, 1, …"),
     previous: Path | None = typer.Option(None, help="training_state.safetensors of the part before"),
@@ -39,10 +43,9 @@ def main(
     from entropy_asr.files import read_json, write_json
     from entropy_asr.models.artifacts import save_modules
     from entropy_asr.models.conformer import ConformerEncoder
-    from entropy_asr.models.ctc import CtcHead
     from entropy_asr.provenance import Provenance
-    from entropy_asr.stages.handover import CkaMonitor, CrCtcModel
-    from entropy_asr.text.phonemes import read_tokens
+    from entropy_asr.stages.handover import CkaMonitor
+    from entropy_asr.stages.objectives import build, check_ctc_fits, read_labels
     from entropy_asr.training import distributed
     from entropy_asr.training.engine import Engine
     from entropy_asr.training.loop import Trainer, configure_logging
@@ -51,25 +54,26 @@ def main(
     configure_logging()
     settings = load_stage(config)
     inputs = {f"train-{i}": path for i, path in enumerate(train)} | {f"dev-{i}": path for i, path in enumerate(dev)}
-    inputs |= {"phonemes": phonemes, "stats": stats} | ({"previous": previous} if previous else {})
+    inputs |= {"labels": labels, "stats": stats} | ({"previous": previous} if previous else {})
     provenance = Provenance("pretrain", config, inputs)
     device = distributed.start()
     torch.manual_seed(seed)
 
     # The model: features are normalised inside the encoder, by statistics that travel with it.
-    ids = read_tokens(phonemes)
+    cuts, found = read_cuts(train), read_labels(objective, labels)
+    if objective == "character":
+        check_ctc_fits(cuts, found, max(settings.augment.speed_factors))
     encoder = ConformerEncoder(settings.encoder, settings.features.num_mel_bins)
     statistics = read_json(stats)
     encoder.feature_mean.copy_(torch.tensor(statistics["mean"]))
     encoder.feature_std.copy_(torch.tensor(statistics["std"]))
     encoder.checkpoint_activations = settings.engine.activation_checkpointing
-    head = CtcHead(settings.encoder.width, len(ids), settings.ctc.head_layers)
-    model = CrCtcModel(encoder, head, settings.ctc.consistency)
+    model, head_facts = build(objective, encoder, found, settings)
 
-    # The data: two maskings of the same utterance, phonemes as targets.
+    # The data: two maskings of the same utterance, and its labels.
     batches = TrainingBatches(
-        read_cuts(train),
-        target=lambda cut: [ids[phoneme] for phoneme in cut.supervisions[0].custom["phonemes"]],
+        cuts,
+        target=found.encode,
         fill=encoder.feature_mean.numpy(),
         features=settings.features,
         augment=settings.augment,
@@ -96,14 +100,9 @@ def main(
     trainer.save(out / "training_state.safetensors")
     if distributed.rank() == 0:
         header = {"encoder": settings.encoder.model_dump(), "num_mel_bins": settings.features.num_mel_bins}
-        header |= {"phonemes": sorted(ids, key=ids.get), "head_layers": settings.ctc.head_layers}
-        save_modules(out / "encoder.safetensors", {"encoder": encoder, "head": head}, header)
-        facts = {
-            "seed": seed,
-            "part": part,
-            "end_step": trainer.counters.step,
-            "audio_hours": trainer.counters.audio_seconds / 3600,
-        }
+        header |= {"objective": objective, "labels": found.names, **head_facts}
+        save_modules(out / "encoder.safetensors", {"encoder": encoder, "head": model.head}, header)
+        facts = {"seed": seed, "part": part, **trainer.cost()}
         facts |= {
             "first_step_of_this_process": first_step,
             "audio_hours_of_this_process": (trainer.counters.audio_seconds - first_audio) / 3600,

@@ -109,12 +109,11 @@ def train_system(
         provenance.write(
             out / "provenance.json",
             seed=seed,
-            end_step=trainer.counters.step,
-            audio_hours=trainer.counters.audio_seconds / 3600,
             trained=list(trained),
             parameters={
                 name: sum(p.numel() for p in getattr(system, name).parameters()) for name in ("encoder", "adaptor", "llm")
             },
+            **trainer.cost(),
             **facts,
         )
         trainer.state.clear()

@@ -44,13 +44,19 @@ class Monitor(Protocol):
 
 @dataclass
 class Counters:
-    """What a run has done so far; part of its state."""
+    """What a run has done so far; part of its state.
+
+    flops: of the models, by their shapes, all processes together; wall_seconds, cpu_seconds: in its steps, of one process,
+    without what other processes loaded for it.
+    """
 
     step: int = 0
     position: list[int] = field(default_factory=lambda: [0, 0])
     audio_seconds: float = 0.0
     skipped: int = 0
+    flops: float = 0.0
     wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
 
 class Interrupted(SystemExit):
@@ -118,6 +124,17 @@ class Trainer:
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
         path.write_text("".join(kept))
 
+    def cost(self) -> dict[str, float]:
+        """What it took so far, over all attempts, and for pretraining over all parts: facts of the provenance."""
+        counters = self.counters
+        return {
+            "end_step": counters.step,
+            "audio_hours": counters.audio_seconds / 3600,
+            "model_flops": counters.flops,
+            "training_seconds": round(counters.wall_seconds, 1),
+            "training_cpu_seconds": round(counters.cpu_seconds * distributed.world_size(), 1),
+        }
+
     def restore(self, path: Path) -> None:
         counters, tensors = self.engine.load(path)
         self.counters = Counters(**counters["run"])
@@ -158,15 +175,18 @@ class Trainer:
         ended_by = "last_step"
         while counters.step < schedule.steps:
             lr = self.engine.set_lr(counters.step)
-            begun = time.monotonic()
+            begun, cpu_begun = time.monotonic(), time.process_time()
             for _ in range(schedule.accumulation):
                 loss, numbers, batch = self._micro_batch(loader)
                 seconds = distributed.total(batch.audio_seconds, self.engine.device)
+                flops = self.engine.module.flops(batch)
                 counters.audio_seconds += seconds
-                window.add(loss, {**numbers, "padding": batch.padding}, seconds, self.engine.module.flops(batch))
+                counters.flops += distributed.total(flops, self.engine.device)
+                window.add(loss, {**numbers, "padding": batch.padding}, seconds, flops)
             counters.step += 1
             window.seconds += time.monotonic() - begun
             counters.wall_seconds += time.monotonic() - begun
+            counters.cpu_seconds += time.process_time() - cpu_begun
             done = counters.step == schedule.steps
             if counters.step % config.log_every == 0 or done:
                 self._report(window, lr)
@@ -231,6 +251,7 @@ class Trainer:
         per_step = counters.wall_seconds / max(counters.step, 1)
         line = {
             "step": counters.step,
+            "last_step": self.engine.schedule.steps,
             **window.means(),
             "lr": lr,
             "gradient_norm": self.engine.gradient_norm(),
@@ -245,7 +266,7 @@ class Trainer:
         self.state.check_owner()
         with self._log_file().open("a") as file:
             file.write(json.dumps(line) + "\n")
-        for name in line.keys() - {"step", "time"}:
+        for name in line.keys() - {"step", "last_step", "time"}:
             self.tensorboard.add_scalar(name, line[name], counters.step, walltime=line["time"])
         self.tensorboard.flush()
         log.info(

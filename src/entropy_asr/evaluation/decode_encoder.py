@@ -1,6 +1,8 @@
-"""What the pretrained encoder hears: greedy CTC phonemes of a test set, in the format of `decode`.
+"""What a pretrained encoder hears: greedy CTC phonemes of a test set, or text from one that was pretrained on characters.
 
-    python -m entropy_asr.evaluation.decode_phonemes --config results/config/decode.json --cuts … \
+The format is that of `decode`.
+
+    python -m entropy_asr.evaluation.decode_encoder --config results/config/decode.json --cuts … \
         --encoder results/encoders/phoneme/seed-1/part-3/encoder.safetensors --out hyps.jsonl
 """
 
@@ -19,23 +21,25 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     config: Path = typer.Option(..., help="sections of this stage"),
     cuts: Path = typer.Option(..., help="manifest of the test set"),
-    encoder: Path = typer.Option(..., help="encoder.safetensors with its phoneme head"),
+    encoder: Path = typer.Option(..., help="encoder.safetensors with its CTC head"),
     out: Path = typer.Option(..., help="hypotheses, JSONL"),
 ) -> None:
-    """Decode one test set to phonemes."""
+    """Decode one test set."""
     import torch
 
     from entropy_asr.audio.batches import evaluation_batches, read_cuts
     from entropy_asr.config import load_stage
     from entropy_asr.files import write_jsonl
-    from entropy_asr.models.artifacts import load_ctc_head, load_encoder
+    from entropy_asr.models.artifacts import load_ctc_head, load_encoder, read_header
     from entropy_asr.models.ctc import ctc_greedy
+    from entropy_asr.text.units import join_units
     from entropy_asr.training.distributed import choose_device
 
     settings = load_stage(config)
     device = choose_device()
     conformer = load_encoder(encoder).to(device).eval()
-    head, symbols = load_ctc_head(encoder)
+    head, labels = load_ctc_head(encoder)
+    phonemes = read_header(encoder)["objective"] == "phoneme"
     head.to(device).eval()
     rows = []
     for batch, features, lens in evaluation_batches(read_cuts([cuts]), settings.features, settings.decode.max_duration):
@@ -45,13 +49,14 @@ def main(
             paths = ctc_greedy(head(encoder_out), encoder_out_lens)
         seconds = (time.perf_counter() - begun) / sum(cut.duration for cut in batch)
         for cut, ids in zip(batch, paths, strict=True):
+            said, heard = cut.supervisions[0], [labels[i] for i in ids]
             rows.append(
                 {
                     "id": cut.id,
-                    "language": "phonemes",
-                    "speaker": cut.supervisions[0].speaker,
-                    "reference": " ".join(cut.supervisions[0].custom["phonemes"]),
-                    "hypothesis": " ".join(symbols[i] for i in ids),
+                    "language": "phonemes" if phonemes else said.language,
+                    "speaker": said.speaker,
+                    "reference": " ".join(said.custom["phonemes"]) if phonemes else said.text,
+                    "hypothesis": " ".join(heard) if phonemes else join_units(heard),
                     "duration": round(cut.duration, 3),
                     "decoding": "greedy",
                     "decode_seconds": round(seconds * cut.duration, 4),
