@@ -46,6 +46,9 @@ class Provenance:
         self.hashes = fingerprint(config, inputs)
         self.inputs = {name: str(path) for name, path in inputs.items()}
         self.started = time.time()
+        # The code that runs is that of now: a commit made while a stage of days is running is not it.
+        self.commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
+        self.dirty = bool(status) if status is not None else None
 
     @property
     def key(self) -> str:
@@ -56,13 +59,12 @@ class Provenance:
         """Write provenance.json; facts: what only the stage knows (steps, audio hours, ...)."""
         import torch
 
-        status = _git("status", "--porcelain", "--untracked-files=no")
         write_json(
             path,
             {
                 "stage": self.stage,
-                "git_commit": _git("rev-parse", "HEAD"),
-                "git_dirty": bool(status) if status is not None else None,
+                "git_commit": self.commit,
+                "git_dirty": self.dirty,
                 "sha256": self.hashes,
                 "inputs": self.inputs,
                 "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
