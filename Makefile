@@ -41,7 +41,7 @@ benchmark: $(READY)  ## speed against named peers, as ratios; docs/benchmarks.md
 	OMP_NUM_THREADS=1 $(RUN) python benchmarks/run.py
 
 benchmark-gpu: $(READY)
-	$(RUN) python benchmarks/run.py --device cuda --only encoder,speech_llm
+	$(RUN) python benchmarks/run.py --device cuda --only encoder,speech_llm,growth
 
 lint: $(READY)
 	$(RUN) ruff check .
