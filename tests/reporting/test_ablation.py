@@ -17,7 +17,7 @@ PAI = {
     "encoder": (0.9, 0.9),
     "encoder_character": (0.6, 0.6),
     "ours": (0.88, 0.9),
-    "no_ia_sft": (0.7, 0.72),
+    "no_ia_sft": (0.7, 0.74),
     "char_ctc": (0.5, 0.6),
 }
 
@@ -76,7 +76,7 @@ def test_metrics_after_joint_sft_are_compared_seed_by_seed(tables: dict[str, Pat
     other = rows["char_ctc", "pai"]
     assert other["difference"] == pytest.approx(0.55 - 0.89)
     assert other["p_seeds"] == pytest.approx(ttest_rel(PAI["char_ctc"], PAI["ours"]).pvalue, rel=1e-2)
-    assert rows["no_ia_sft", "eer"]["mean"] == pytest.approx(0.4)
+    assert rows["no_ia_sft", "eer"]["mean"] == pytest.approx(0.4) and rows["no_ia_sft", "eer"]["p_seeds"] is None  # all the same
 
 
 def test_drift_is_from_the_pretraining_that_an_arm_starts_from(tables: dict[str, Path]) -> None:

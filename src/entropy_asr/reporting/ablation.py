@@ -10,6 +10,7 @@ value a seed, so the paired t-test over seeds is theirs, where there are two see
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -53,8 +54,8 @@ def _error_rates(main: Rows, significance: Rows) -> list[dict[str, Any]]:
             row |= _over_seeds([float(item["value_percent"]) for item in same])
             test = tests.get((arm, test_set))
             if test:  # there the baseline comes first: its rate minus the other's
-                row |= {"difference": -float(test["difference_points"])}
-                row |= {"low": -float(test["high_points"]), "high": -float(test["low_points"])}
+                row |= {"difference": 0.0 - float(test["difference_points"])}
+                row |= {"low": 0.0 - float(test["high_points"]), "high": 0.0 - float(test["low_points"])}
                 row |= {name: test[name] for name in ("p_bootstrap", "p_bootstrap_holm", "p_matched_pairs", "p_seeds")}
             rows.append({**row, "corpus_kind": same[0]["corpus_kind"]})
     return rows
@@ -77,7 +78,8 @@ def _entropy(entropy: Rows, baseline: str) -> list[dict[str, Any]]:
         if both:
             mine, theirs = [seeds[seed] for seed in both], [others[seed] for seed in both]
             p = over_seeds(mine, theirs)
-            row |= {"difference": fmean(mine) - fmean(theirs), "p_seeds": None if p is None else float(f"{p:.3g}")}
+            known = p is not None and not math.isnan(p)  # it is not where all differences are the same
+            row |= {"difference": fmean(mine) - fmean(theirs), "p_seeds": float(f"{p:.3g}") if known else None}
         rows.append(row)
     return rows
 

@@ -24,7 +24,7 @@ import typer
 from entropy_asr.config import ENCODERS
 from entropy_asr.errors import InputError, friendly_exit
 from entropy_asr.files import read_json
-from entropy_asr.reporting.figures import _by, arms_of, look, save
+from entropy_asr.reporting.figures import _by, add_legend, arms_of, look, save
 from entropy_asr.reporting.tables import ENCODER, SHARED, read_table, write_table
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ def draw_shift(rows: Rows) -> Figure:
         ax.set(title=metric.upper(), ylabel=f"{metric.upper()}, share of 1")
         ax.grid(axis="x", visible=False)
     axes[1].set_xlabel(_speech(rows))
-    axes[0].legend(loc="best")
+    add_legend(axes[0], *axes[0].get_legend_handles_labels(), loc="best")
     return figure
 
 
@@ -287,7 +287,7 @@ def draw_drift(rows: Rows) -> Figure:
         ylabel="linear CKA",
     )
     lines.set_xticks(sorted({int(row["layer"]) for row in cka}))
-    lines.legend(loc="best")
+    add_legend(lines, *lines.get_legend_handles_labels(), loc="best")
     return figure
 
 
@@ -321,7 +321,7 @@ def draw_spectrum(rows: Rows) -> Figure:
         yscale="log", xscale="log", title="Eigenvalue decay", xlabel=f"rank\n{_speech(rows)}", ylabel="share of the variance"
     )
     total.set(xscale="log", title="Cumulated", xlabel="rank", ylabel="share of the variance")
-    decay.legend(loc="lower left")
+    add_legend(decay, *decay.get_legend_handles_labels(), loc="lower left")
     return figure
 
 
@@ -360,7 +360,7 @@ def draw_allocation(rows: Rows) -> Figure:
         ax.grid(axis="x", visible=False)
     nats.set(title="Uncertainty about the transcript", ylabel="nats a token", xlabel=_speech(rows))
     shares.set(title="Who removes it", ylabel="share of H0")
-    nats.legend(loc="upper right")
+    add_legend(nats, *nats.get_legend_handles_labels(), loc="upper right")
     return figure
 
 

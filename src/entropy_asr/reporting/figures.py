@@ -65,6 +65,7 @@ _ARMS = (
     Look("#d9b310", "oo", (0, (1, 2))),
     Look("#3d3d3d", "--", (0, (4, 1, 1, 1, 1, 1))),
 )
+_IN_A_PANEL = 4  # entries of a legend
 _LOG_FROM = 5.0  # a loss that falls by less than this factor is clearer on a linear axis
 
 
@@ -89,6 +90,14 @@ def arms_of(rows: Rows) -> list[str]:
 def look(owner: str, rows: Rows) -> Look:
     """The look of an arm, of the encoder or of the language model."""
     return _SHARED.get(owner) or _ARMS[arms_of(rows).index(owner) % len(_ARMS)]
+
+
+def add_legend(ax: Axes, handles: Sequence[Any], labels: Sequence[str], loc: str) -> None:
+    """A legend in the panel, or, of many entries, below the figure, where it hides nothing."""
+    if len(labels) > _IN_A_PANEL:
+        ax.figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    elif labels:
+        ax.legend(handles, labels, loc=loc)
 
 
 def draw_curves(rows: Rows, speech: str) -> Figure:
@@ -123,8 +132,8 @@ def draw_curves(rows: Rows, speech: str) -> Figure:
     labelled = {label: h for ax in axes for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     handles = {arm: labelled[arm] for arm in (*arms_of(rows), *_SHARED) if arm in labelled}
     host = axes[-1] if len(stages) < len(axes) else axes[len(stages) - 1]
-    if handles:
-        host.legend(handles.values(), handles.keys(), loc="center" if host is not axes[len(stages) - 1] else "best")
+    loc = "center" if host is not axes[len(stages) - 1] else "best"
+    add_legend(host, list(handles.values()), list(handles), loc)
     return figure
 
 
@@ -268,13 +277,15 @@ def _bars(ax: Axes, rows: Rows, everything: Rows) -> None:
                 ax.errorbar(x, mean, [[mean - low], [top - mean]], color="black", capsize=3, linewidth=1)
             if len(chosen) > 1:
                 ax.plot([x] * len(chosen), chosen, "o", color="white", markeredgecolor="black", linestyle="none")
-            ax.annotate(f"{mean:.1f}", (x, top), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=8)
+            turned = 90 if len(arms) > _IN_A_PANEL else 0
+            shown = {"textcoords": "offset points", "ha": "center", "fontsize": 8, "rotation": turned}
+            ax.annotate(f"{mean:.1f}", (x, top), xytext=(0, 3), **shown)
     ax.set_xticks(range(len(tests)), [f"{test_set}\n{metric}" for test_set, metric in tests])
     ax.set_xlim(-0.6, len(tests) - 0.4)
     ax.margins(y=0.15)
     ax.grid(axis="x", visible=False)
     if len(arms) > 1:
-        ax.legend(loc="upper right")
+        add_legend(ax, *ax.get_legend_handles_labels(), loc="upper right")
 
 
 def draw_hallucination(rows: Rows, speech: str) -> Figure:
@@ -300,7 +311,7 @@ def draw_hallucination(rows: Rows, speech: str) -> Figure:
         ax.grid(axis="y", visible=False)
     grid.flat[0].invert_yaxis()
     if len(arms) > 1:
-        grid.flat[-1].legend(loc="upper right")
+        add_legend(grid.flat[-1], *grid.flat[-1].get_legend_handles_labels(), loc="upper right")
     return figure
 
 

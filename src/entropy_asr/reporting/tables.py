@@ -95,6 +95,7 @@ CURVE_UNITS = {
     "time": "unix_time_seconds",
 }
 
+_STAGES = ("lm", "pretrain", "align", "ia_sft", "joint_sft")
 _ENCODER_PATH = re.compile(rf"encoders/({'|'.join(ENCODERS)})/seed-(\d+)/part-(\d+)/[^/]+$")
 _SYSTEM_PATH = re.compile(r"systems/([^/]+)/seed-(\d+)/(align|joint_sft|ia_sft/iter-(\d+))/[^/]+$")
 _LM_PATH = re.compile(rf"text/({'|'.join(LM_FOLDERS.values())})/[^/]+$")
@@ -246,7 +247,7 @@ def jobs_behind(jobs: dict[Job, dict[str, Any]], arm: str, seed: int) -> list[Jo
     found = [job for job in jobs if job == given["lm"]]  # a pretrained one is no job
     found += [job for job in jobs if (job.arm, job.seed) == (given["encoder"].arm, seed)]
     found += [job for job in jobs if before and (job.arm, job.seed) == (before.arm, seed) and job.stage in ("align", "ia_sft")]
-    return sorted([*found, Job(arm, seed, "joint_sft")], key=_job_order)
+    return sorted([*found, Job(arm, seed, "joint_sft")], key=lambda job: (_STAGES.index(job.stage), job.index))
 
 
 def _inputs(facts: dict[str, Any]) -> dict[str, str]:
@@ -365,9 +366,8 @@ def curve_rows(curves: Sequence[Path]) -> tuple[list[dict[str, Any]], list[str]]
 
 
 def _job_order(job: Job) -> tuple[int, str, int, int, int]:
-    stages = ("lm", "pretrain", "align", "ia_sft", "joint_sft")
     shared = job.arm in SHARED
-    return job.seed or 0, "" if shared else job.arm, stages.index(job.stage), SHARED.index(job.arm) if shared else 0, job.index
+    return job.seed or 0, "" if shared else job.arm, _STAGES.index(job.stage), SHARED.index(job.arm) if shared else 0, job.index
 
 
 def cka_rows(parts: Sequence[Path], cka_config: dict[str, Any]) -> list[dict[str, Any]]:
