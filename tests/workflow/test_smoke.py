@@ -147,8 +147,11 @@ def test_ia_sft_ran_beside_pretraining(run: Run) -> None:
         return datetime.fromisoformat(record["started"]), datetime.fromisoformat(record["ended"])
 
     assert json.loads((run.results / "encoders/phoneme/seed-1/part-0/part.json").read_text())["ended_by"] == "cka"
-    pretraining, beside = span("encoders/phoneme/seed-1/part-1"), span("systems/ours/seed-1/align")
-    assert beside[0] < pretraining[1] and pretraining[0] < beside[1]
+    folders = [path.parent.relative_to(run.results) for path in run.results.glob("encoders/*/seed-1/part-*/part.json")]
+    pretraining, beside = {str(folder): span(str(folder)) for folder in folders}, span("systems/ours/seed-1/align")
+    # Of several kinds of pretraining, on two cores, it is for the scheduler to say which one it runs beside.
+    assert any(begun < beside[1] and beside[0] < ended for begun, ended in pretraining.values())
+    assert beside[0] < max(ended for name, (_, ended) in pretraining.items() if "phoneme" in name)
 
 
 def test_every_trained_artifact_says_where_it_comes_from(run: Run) -> None:
