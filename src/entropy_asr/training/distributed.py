@@ -3,8 +3,10 @@
 A plain `python -m entropy_asr.stages.align ...` is a world of one; under torchrun the environment says the rest.
 """
 
+import logging
 import os
 import socket
+import sys
 
 import torch
 import torch.distributed as dist
@@ -92,7 +94,18 @@ def total(value: float, device: torch.device) -> float:
 
 
 def stop() -> None:
-    """Leave the process group, all ranks together: torchrun ends the others when one dies, on its way out too."""
-    if world_size() > 1:
+    """Leave the process group: a stage's last act, when all that it made is on disk. Of several processes none comes back.
+
+    All ranks leave together, because torchrun ends the others when one dies, on its way out too.  And they leave without
+    shutting the interpreter down: gloo's threads live as long as DeepSpeed holds the group, and one that gives a tensor back
+    during the shutdown aborts the process (https://github.com/pytorch/pytorch/pull/179291).
+    """
+    alone = world_size() == 1
+    if not alone:
         dist.barrier()
     dist.destroy_process_group()
+    if not alone:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
