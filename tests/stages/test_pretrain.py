@@ -229,10 +229,7 @@ def test_tensorboard_shows_what_the_log_says(job, tmp_path: Path) -> None:
     files = sorted((tmp_path / "shown/tensorboard").iterdir())
     assert len(files) == 2  # before it was killed, and after
     shown = {step: loss for path in files for step, loss in scalars(path, "loss")}  # the later file wins, as in TensorBoard
-    logged = dict(losses(tmp_path / "shown"))
-    assert sorted(logged) == list(range(1, STEPS + 1))
-    assert len(shown) >= STEPS - 2  # its writer is a thread: SIGKILL may take what it had not written yet
-    assert shown == pytest.approx({step: logged[step] for step in shown}, rel=1e-6)
+    assert shown == pytest.approx(dict(losses(tmp_path / "shown")), rel=1e-6)
 
 
 def scalars(path: Path, tag: str) -> list[tuple[int, float]]:

@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 from torch import Tensor
 
 from entropy_asr.errors import InputError
@@ -95,7 +98,7 @@ class Trainer:
         self.started_at_step = 0
         self.saved_at = time.monotonic()
         self.matmul_rate = math.nan
-        self.tensorboard: Any = None
+        self.tensorboard: EventsWriter | None = None
 
     def resume(self, initial: Path | None = None) -> None:
         """Take up the newest running state, else `initial` (the state that an earlier part of the same run ended with)."""
@@ -109,13 +112,18 @@ class Trainer:
             self._open_tensorboard(fresh=not saved)
 
     def _open_tensorboard(self, fresh: bool) -> None:
-        """Event files beside the log; those of another run are removed, steps that are run again are purged."""
-        from tensorboardX import SummaryWriter
+        """Event files beside the log; those of another run are removed, steps that are run again are purged.
 
+        The file's own writer, not `SummaryWriter`: that one writes from a thread which its `flush` does not wait for, so that a
+        killed process, or one that leaves by `distributed.stop`, loses its last lines.
+        """
         folder = self.log_path.with_name("tensorboard")
         if fresh:
             shutil.rmtree(folder, ignore_errors=True)
-        self.tensorboard = SummaryWriter(str(folder), purge_step=self.counters.step + 1)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tensorboard = EventsWriter(str(folder / "events"))
+        start = SessionLog(status=SessionLog.START)
+        self.tensorboard.write_event(Event(wall_time=time.time(), step=self.counters.step + 1, session_log=start))
 
     def _cut_log(self, step: int) -> None:
         """Drop the log's lines after a step, and a last line that a dying process left unfinished."""
@@ -266,8 +274,8 @@ class Trainer:
         self.state.check_owner()
         with self._log_file().open("a") as file:
             file.write(json.dumps(line) + "\n")
-        for name in line.keys() - {"step", "last_step", "time"}:
-            self.tensorboard.add_scalar(name, line[name], counters.step, walltime=line["time"])
+        shown = [Summary.Value(tag=name, simple_value=line[name]) for name in sorted(line.keys() - {"step", "last_step", "time"})]
+        self.tensorboard.write_event(Event(wall_time=line["time"], step=counters.step, summary=Summary(value=shown)))
         self.tensorboard.flush()
         log.info(
             "%s step %d/%d  loss %.4f  lr %.2e  grad %.2f  audio %.0f s/s  MFU %.0f%%  padding %.1f%%  memory %.1f GiB  left %s",
