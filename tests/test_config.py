@@ -38,6 +38,10 @@ def test_wrong_values_are_named_with_what_was_found() -> None:
     assert "key 'align.steps' is missing" in message
 
 
+def test_an_adaptor_leaves_no_frame_out() -> None:
+    assert "stride 4 must not be above stack 2: frames would be left out" in refusal({"adaptor": {"stack": 2}})
+
+
 def test_a_split_must_be_one_of_a_corpus() -> None:
     corpora = {"toy": {"path": "toy", "splits": ["train"]}}
     message = refusal({"data": {"corpora": corpora, "train": ["toy/trian"]}})

@@ -211,8 +211,15 @@ class Aed(Section):
 class Adaptor(Section):
     """From encoder frames to LLM embeddings."""
 
-    stack: PositiveInt = Field(4, description="frames concatenated: 25 Hz to 6.25 Hz [P]")
+    stack: PositiveInt = Field(4, description="frames concatenated [P]")
+    stride: PositiveInt = Field(4, description="frames from one LLM position to the next: 25 Hz to 6.25 Hz [P]; at most stack")
     hidden: PositiveInt = Field(2048, description="width of the MLP")
+
+    @model_validator(mode="after")
+    def _no_frame_left_out(self) -> "Adaptor":
+        if self.stride > self.stack:
+            raise ValueError(f"stride {self.stride} must not be above stack {self.stack}: frames would be left out")
+        return self
 
 
 class ScratchLM(Section):
@@ -286,6 +293,17 @@ class Schedule(Section):
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
         return self
+
+
+class AlignSchedule(Schedule):
+    """Alignment."""
+
+    ctc_weight: float = Field(
+        0.0,
+        ge=0,
+        description="weight of CTC of the adaptor's outputs on the LLM's embeddings of the pronunciation, for an LLM that was "
+        "trained to read it, as the small one is [O]; 0: the transcript's loss alone [P]",
+    )
 
 
 class JointSchedule(Schedule):
@@ -493,7 +511,7 @@ class Config(Section):
     prompt: Prompt = Field(default_factory=Prompt)
     pretrain: Schedule = Field(default_factory=lambda: Schedule(steps=2_000_000, peak_lr=5e-4))
     cka: Cka = Field(default_factory=Cka)
-    align: Schedule = Field(default_factory=lambda: Schedule(steps=1_300_000, peak_lr=1e-3))
+    align: AlignSchedule = Field(default_factory=lambda: AlignSchedule(steps=1_300_000, peak_lr=1e-3))
     ia_sft: Schedule = Field(default_factory=lambda: Schedule(steps=1_000_000, peak_lr=1e-5))
     joint_sft: JointSchedule = Field(default_factory=lambda: JointSchedule(steps=1_000_000, peak_lr=1e-5))
     engine: Engine = Field(default_factory=Engine)

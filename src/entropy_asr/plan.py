@@ -119,7 +119,7 @@ def stage_costs(config: Config) -> list[StageCost]:
     checkpointing = config.engine.activation_checkpointing
     mel_frames = int(100 * MEAN_SECONDS)
     answers = TEXT_TOKENS_PER_SECOND * MEAN_SECONDS + 1
-    tokens = FRAMES_PER_SECOND * MEAN_SECONDS / config.adaptor.stack + PROMPT_TOKENS + answers
+    tokens = FRAMES_PER_SECOND * MEAN_SECONDS / config.adaptor.stride + PROMPT_TOKENS + answers
     encoder = encoder_flops(config.encoder, config.features.num_mel_bins, mel_frames)
     decoder = llm_flops(llm, tokens, answers)
 

@@ -17,8 +17,8 @@ from entropy_asr.training.engine import freeze
 PROMPT = PromptIds(before=[5, 6, 7], after=[8, 9], end=2, pad=0)
 
 
-@pytest.fixture
-def system() -> SpeechLLM:
+@pytest.fixture(params=[4, 2], ids=["stride4", "stride2"])
+def system(request: pytest.FixtureRequest) -> SpeechLLM:
     torch.manual_seed(0)
     encoder = ConformerEncoder(
         Encoder(width=32, layers=2, heads=2, feed_forward=64, conv_kernel=7, subsampling_channels=4, dropout=0.0)
@@ -29,7 +29,7 @@ def system() -> SpeechLLM:
             intermediate_size=64, eos_token_id=2, pad_token_id=0, bos_token_id=None,
         )
     )  # fmt: skip
-    return SpeechLLM(encoder, Adaptor(AdaptorConfig(stack=4, hidden=48), 32, 32), llm, PROMPT).eval()
+    return SpeechLLM(encoder, Adaptor(AdaptorConfig(stack=4, stride=request.param, hidden=48), 32, 32), llm, PROMPT).eval()
 
 
 def mixed_lengths(count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The adaptor: four encoder frames become one LLM position (25 Hz to 6.25 Hz), through a two-layer MLP."""
+"""The adaptor: consecutive encoder frames become one LLM position (four, 25 Hz to 6.25 Hz), through a two-layer MLP."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,7 +12,6 @@ class Adaptor(nn.Module):
     def __init__(self, config: AdaptorConfig, encoder_width: int, llm_width: int) -> None:
         super().__init__()
         self.config = config
-        self.stack = config.stack
         self.norm = nn.LayerNorm(config.stack * encoder_width)
         self.layers = nn.Sequential(
             nn.Linear(config.stack * encoder_width, config.hidden), nn.GELU(), nn.Linear(config.hidden, llm_width)
@@ -21,19 +20,22 @@ class Adaptor(nn.Module):
     def forward(self, encoder_out: Tensor, encoder_out_lens: Tensor) -> tuple[Tensor, Tensor]:
         """Stack and project.
 
-        The last stack of an utterance may be partly padding; the encoder gives zeros there, whatever the batch.
+        Where `stack` is more than `stride`, stacks overlap, and each has its own `stride` frames in its middle.  Stacks at the
+        ends of an utterance are partly padding; the encoder gives zeros there, whatever the batch.
 
         Args:
             encoder_out: (N, T, encoder_width), zero on padding.
             encoder_out_lens: (N,).
 
         Returns:
-            (N, ceil(T / stack), llm_width) and (N,) ceil(lens / stack).
+            (N, ceil(T / stride), llm_width) and (N,) ceil(lens / stride).
         """
-        x = F.pad(encoder_out, (0, 0, 0, -encoder_out.size(1) % self.stack))
-        x = x.view(x.size(0), -1, self.stack * x.size(2))
+        stack, stride = self.config.stack, self.config.stride
+        before = (stack - stride) // 2
+        x = F.pad(encoder_out, (0, 0, before, -encoder_out.size(1) % stride + stack - stride - before))
+        x = x.unfold(1, stack, stride).transpose(2, 3).flatten(2)  # (N, ceil(T / stride), stack * encoder_width)
         return self.layers(self.norm(x)), self.output_length(encoder_out_lens)
 
     def output_length(self, length):
         """LLM positions of so many encoder frames; for an int or an integer tensor."""
-        return (length + self.stack - 1) // self.stack
+        return (length + self.config.stride - 1) // self.config.stride

@@ -3,7 +3,11 @@
 Two differently masked copies of each utterance go through one encoder.  The loss is the mean of their CTC losses plus alpha
 times the symmetric KL divergence between their frame posteriors, each side pulled towards the other's detached posterior.
 Everything is summed over real frames and divided by the number of real frames of one copy.
+
+`embedding_ctc` is alignment's: CTC without a head, on embeddings that exist.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +16,7 @@ from torch.nn import functional as F
 from entropy_asr.models.conformer import length_mask
 
 BLANK_ID = 0
+EMBEDDING_SCALE = 5.0
 
 
 class CtcHead(nn.Module):
@@ -64,6 +69,30 @@ def cr_ctc_loss(
     ctc = 0.5 * (ctc_loss(first, lens, targets, target_lens) + ctc_loss(second, lens, targets, target_lens)).sum() / frames
     consistency = symmetric_kl(first, second, lens) / frames
     return ctc + alpha * consistency, {"ctc": ctc.detach(), "consistency": consistency.detach()}
+
+
+def embedding_ctc(embeddings: Sequence[Tensor], units: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
+    """CTC of vectors that shall be unit embeddings themselves: a unit's logit is its product with the vector, the blank's is 0.
+
+    So a vector with nothing to say is drawn to zero, and one that says a unit to the unit's embedding.  Utterances with more
+    units than vectors count nothing.
+
+    Args:
+        embeddings: one (L_i, D) an utterance.
+        units: (U, D), lengths about 1; not learned.
+        targets: rows of `units` that each utterance has in turn.
+
+    Returns:
+        nats a unit, over the whole batch.
+    """
+    vectors = torch.nn.utils.rnn.pad_sequence(list(embeddings), batch_first=True)
+    logits = EMBEDDING_SCALE * vectors @ units.detach().to(vectors.dtype).T  # (N, L, U)
+    log_probs = F.log_softmax(F.pad(logits, (1, 0)).float(), dim=-1)  # the blank is BLANK_ID
+    lens = torch.tensor([len(vector) for vector in embeddings])
+    target_lens = torch.tensor([len(target) for target in targets])
+    flat = torch.tensor([unit + 1 for target in targets for unit in target], device=vectors.device)
+    loss = F.ctc_loss(log_probs.transpose(0, 1), flat, lens, target_lens, BLANK_ID, reduction="sum", zero_infinity=True)
+    return loss / max(1, len(flat))
 
 
 @torch.no_grad()

@@ -57,6 +57,7 @@ def main(
         out=out,
         seed=seed,
         facts={},
+        ctc_weight=settings.align.ctc_weight,
     )
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from lhotse import CutSet
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from entropy_asr.audio.batches import Batch, TrainingBatches, read_cuts
@@ -16,9 +18,11 @@ from entropy_asr.config import Schedule
 from entropy_asr.models.artifacts import save_system
 from entropy_asr.models.attention import llm_attention
 from entropy_asr.models.conformer import subsampled_length
+from entropy_asr.models.ctc import embedding_ctc
 from entropy_asr.models.flops import encoder_flops, llm_flops
 from entropy_asr.models.speech_llm import SpeechLLM
 from entropy_asr.provenance import Provenance
+from entropy_asr.text.phonemes import pronunciation_line
 from entropy_asr.training import distributed
 from entropy_asr.training.engine import Engine, freeze
 from entropy_asr.training.loop import Trainer
@@ -50,6 +54,41 @@ class TranscriptLoss(nn.Module):
         return flops
 
 
+class AlignmentLoss(TranscriptLoss):
+    """The transcript's loss, and CTC of the adaptor's outputs on the LLM's own embeddings of how the utterance sounds [O].
+
+    The small LM is trained to read pronunciations, a token a syllable as a rule.  The transcript's loss alone finds that out
+    slowly: it lies still for most of a short alignment.  The CTC says it.
+    """
+
+    def __init__(self, system: SpeechLLM, weight: float, spoken: dict[str, list[int]]) -> None:
+        """spoken: token ids of each utterance's pronunciation."""
+        super().__init__(system)
+        self.weight = weight
+        self.units = sorted({token for tokens in spoken.values() for token in tokens})
+        row = {token: i for i, token in enumerate(self.units)}
+        self.spoken = {name: [row[token] for token in tokens] for name, tokens in spoken.items()}
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        speech = self.system.speech_embeddings(batch.features, batch.feature_lens)
+        logits, labels = self.system.answer_logits(speech, batch.targets)
+        # Utterances that were replaced by audio without speech have an empty transcript.
+        said = [self.spoken[name] if target else [] for name, target in zip(batch.ids, batch.targets, strict=True)]
+        ctc = embedding_ctc(speech, self.system.llm.get_input_embeddings().weight[self.units], said)
+        transcript = F.cross_entropy(logits, labels)
+        return transcript + self.weight * ctc, {"transcript": transcript.detach(), "ctc": ctc.detach()}
+
+
+def pronunciations(cuts: CutSet, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+    """Token ids of each utterance as it sounds, as `stages.text_batches` tells it to the small LM."""
+    encode = tokenizer.backend_tokenizer.encode
+    said = ((cut.id, cut.supervisions[0]) for cut in cuts)
+    return {
+        name: encode(" " + pronunciation_line(one.custom["normalized"], one.language), add_special_tokens=False).ids
+        for name, one in said
+    }
+
+
 def train_system(
     stage: str,
     system: SpeechLLM,
@@ -65,6 +104,7 @@ def train_system(
     facts: dict,
     lr_scales: dict[str, float] | None = None,
     saved: tuple[str, ...] | None = None,
+    ctc_weight: float = 0.0,
 ) -> None:
     """Train the named modules (of encoder, adaptor, llm) of a system, the others frozen, and write the trained ones.
 
@@ -74,6 +114,7 @@ def train_system(
         facts: what the stage adds to the provenance.
         lr_scales: learning-rate factor by prefix of parameter name.
         saved: modules to write, where they are not the trained ones.
+        ctc_weight: of `AlignmentLoss`; 0: the transcript's loss alone.
     """
     for name in ("encoder", "adaptor", "llm"):
         if name not in trained:
@@ -83,8 +124,9 @@ def train_system(
         system.llm.gradient_checkpointing_enable()
     system.llm.set_attn_implementation(llm_attention(settings.engine.precision))
     device = distributed.start()
+    cuts = read_cuts(list(train))
     batches = TrainingBatches(
-        read_cuts(list(train)),
+        cuts,
         target=lambda cut: (
             tokenizer.backend_tokenizer.encode(cut.supervisions[0].custom["normalized"], add_special_tokens=False).ids
         ),
@@ -100,7 +142,8 @@ def train_system(
         empty_fraction=settings.augment.empty_fraction,
     )
     torch.manual_seed(seed * 1000 + distributed.rank())
-    engine = Engine(TranscriptLoss(system), schedule, settings.engine, device, lr_scales)
+    loss = AlignmentLoss(system, ctc_weight, pronunciations(cuts, tokenizer)) if ctc_weight else TranscriptLoss(system)
+    engine = Engine(loss, schedule, settings.engine, device, lr_scales)
     trainer = Trainer(engine, batches, RunningState(running, provenance.key), out / "train.jsonl", stage)
     trainer.resume()
     trainer.run()
