@@ -38,6 +38,11 @@ def test_wrong_values_are_named_with_what_was_found() -> None:
     assert "key 'align.steps' is missing" in message
 
 
+@pytest.mark.parametrize("stage", [{"llm": {"scratch": {"steps": 50}}}, {"align": {"steps": 50, "peak_lr": 1e-3}}])
+def test_warm_up_ends_before_the_stage(stage: dict) -> None:
+    assert "must be below steps 50" in refusal(stage)
+
+
 def test_an_adaptor_leaves_no_frame_out() -> None:
     assert "stride 4 must not be above stack 2: frames would be left out" in refusal({"adaptor": {"stack": 2}})
 

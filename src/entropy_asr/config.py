@@ -19,7 +19,7 @@ import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -222,7 +222,20 @@ class Adaptor(Section):
         return self
 
 
-class ScratchLM(Section):
+class Optimisation(Section):
+    """Steps, and a warm-up that ends before them."""
+
+    steps: PositiveInt
+    warmup_steps: int
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> Self:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
+        return self
+
+
+class ScratchLM(Optimisation):
     """A small Qwen3-architecture LM trained on the corpus's text, for scales without a pretrained one."""
 
     vocab_size: PositiveInt = Field(3000, description="byte-level BPE units")
@@ -276,7 +289,7 @@ class Prompt(Section):
         return self
 
 
-class Schedule(Section):
+class Schedule(Optimisation):
     """One stage's optimisation; Adam, cosine decay with linear warm-up."""
 
     steps: PositiveInt = Field(
@@ -287,12 +300,6 @@ class Schedule(Section):
     max_duration: PositiveFloat = Field(120.0, description="audio of one micro-batch a process, seconds")
     accumulation: PositiveInt = Field(4, description="micro-batches an optimiser step [P]")
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay [O]")
-
-    @model_validator(mode="after")
-    def _warmup_fits(self) -> "Schedule":
-        if self.warmup_steps >= self.steps:
-            raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
-        return self
 
 
 class AlignSchedule(Schedule):

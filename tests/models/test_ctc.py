@@ -82,7 +82,9 @@ def test_ctc_on_embeddings_of_a_batch_is_that_of_each_alone() -> None:
     units = torch.randn(5, 8)
     vectors = [0.1 * torch.randn(length, 8) for length in (9, 4, 3, 2)]
     targets = [[0, 3, 3, 1], [2], [], [4, 4]]  # the last needs three vectors and has two
-    alone = [embedding_ctc([one], units, [target]).item() * len(target) for one, target in zip(vectors[:2], targets, strict=False)]
+    alone = [
+        embedding_ctc([one], units, [target]).item() * len(target) for one, target in zip(vectors[:2], targets, strict=False)
+    ]
     silent = -(EMBEDDING_SCALE * vectors[2] @ torch.cat([torch.zeros(1, 8), units]).T).log_softmax(-1)[:, 0].sum().item()
     together = embedding_ctc(vectors, units, targets).item() * 7
     assert together == pytest.approx(sum(alone) + silent, rel=1e-4)
