@@ -7,13 +7,14 @@ included, so that hashes mean something.
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import io
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,24 @@ def write_jsonl(path: str | os.PathLike[str], rows: Iterable[dict[str, Any]]) ->
             file.write(data)
         data = buffer.getvalue()
     return atomic_write(path, data)
+
+
+def write_table(path: Path, rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> None:
+    """Write tidy CSV; None is an empty cell, truth is ``true`` or ``false``."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: str(v).lower() if isinstance(v, bool) else v for name, v in row.items()})
+    atomic_write(path, text.getvalue())
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV table, all cells text. Raises :class:`InputError` where it is missing or has no column."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such table; snakemake {path} makes it")
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if not reader.fieldnames:
+            raise InputError(f"{path}: empty; expected a CSV table with a header")
+        return list(reader)

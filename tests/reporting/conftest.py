@@ -35,6 +35,11 @@ def provenance(path: Path, minutes: tuple[float, float], steps: int, hours: floa
     write_jsonl(path.with_name("train.jsonl"), lines)
 
 
+def of_all(run: Path, name: str) -> list[Path]:
+    """All files of the run that match a pattern."""
+    return sorted(run.rglob(name))
+
+
 def hypotheses(path: Path, language: str, pairs: list[tuple[str, str]]) -> None:
     rows = [{"id": f"{language}-{i:02d}", "reference": r, "hypothesis": h} for i, (r, h) in enumerate(pairs)]
     write_jsonl(path, [{**row, "language": language, "duration": 2.0, "decode_seconds": 0.2} for row in rows])

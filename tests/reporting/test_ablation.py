@@ -7,9 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from entropy_asr.errors import InputError
+from entropy_asr.files import read_table, write_table
 from entropy_asr.reporting import ablation, entropy
 from entropy_asr.reporting.report import arms_compared
-from entropy_asr.reporting.tables import MAIN_COLUMNS, read_table, write_table
+from entropy_asr.reporting.tables import MAIN_COLUMNS
 
 ARMS = {"ours": "encoder", "no_ia_sft": "encoder", "char_ctc": "encoder_character"}
 RATES = {"ours": (10.0, 12.0), "no_ia_sft": (15.0, 18.0), "char_ctc": (11.0, 13.0)}  # of two seeds, percent

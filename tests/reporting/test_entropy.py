@@ -6,9 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from entropy_asr.errors import InputError
-from entropy_asr.files import write_json
+from entropy_asr.files import read_table, write_json
 from entropy_asr.reporting import entropy
-from entropy_asr.reporting.tables import read_table
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from entropy_asr.reporting import figures, tables
+from entropy_asr.files import write_table
+from entropy_asr.reporting import figures, jobs, tables
 
 
 @pytest.fixture
@@ -12,11 +13,11 @@ def drawn_from(run: Path) -> dict[str, Path]:
     """The tables of the run."""
     provenance, scores = sorted(run.rglob("provenance.json")), sorted(run.rglob("score/*/seed-1/*.json"))
     paths = {name: run / f"tables/{name}.csv" for name in ("main", "curves", "cka", "timeline", "hallucination")}
-    tables.write_table(paths["main"], tables.main_rows(scores, provenance, ["english", "mandarin"], []), tables.MAIN_COLUMNS)
-    tables.write_table(paths["curves"], *tables.curve_rows(sorted(run.rglob("train.jsonl"))))
+    write_table(paths["main"], tables.main_rows(scores, provenance, ["english", "mandarin"], []), tables.MAIN_COLUMNS)
+    write_table(paths["curves"], *jobs.curve_rows(sorted(run.rglob("train.jsonl"))))
     settings = {"threshold": 0.9, "warmup_steps": 20}
-    tables.write_table(paths["cka"], tables.cka_rows(sorted(run.rglob("part.json")), settings), tables.CKA_COLUMNS)
-    tables.write_table(paths["timeline"], tables.timeline_rows(provenance), tables.TIMELINE_COLUMNS)
+    write_table(paths["cka"], jobs.cka_rows(sorted(run.rglob("part.json")), settings), jobs.CKA_COLUMNS)
+    write_table(paths["timeline"], jobs.timeline_rows(provenance), jobs.TIMELINE_COLUMNS)
     return paths
 
 

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from entropy_asr.errors import InputError
 from entropy_asr.evaluation.score import Scored
-from entropy_asr.reporting import tables
+from entropy_asr.files import write_table
+from entropy_asr.reporting import jobs, tables
 from entropy_asr.reporting.browser import as_script_data, browsable, edits
 from entropy_asr.reporting.report import Piece, app, choose_examples, headline, pieces
 
@@ -66,10 +67,10 @@ def page(run: Path, monkeypatch: pytest.MonkeyPatch) -> Page:
     folder = root / "tables"
     synthetic = ["english", "mandarin"]
     rows = tables.main_rows(found("score/*/seed-1/*.json"), found("provenance.json"), synthetic, [])
-    tables.write_table(folder / "main.csv", rows, tables.MAIN_COLUMNS)
-    cka = tables.cka_rows(found("part.json"), {"threshold": 0.9})
-    tables.write_table(folder / "cka.csv", cka, tables.CKA_COLUMNS)
-    tables.write_table(folder / "timeline.csv", tables.timeline_rows(found("provenance.json")), tables.TIMELINE_COLUMNS)
+    write_table(folder / "main.csv", rows, tables.MAIN_COLUMNS)
+    cka = jobs.cka_rows(found("part.json"), {"threshold": 0.9})
+    write_table(folder / "cka.csv", cka, jobs.CKA_COLUMNS)
+    write_table(folder / "timeline.csv", jobs.timeline_rows(found("provenance.json")), jobs.TIMELINE_COLUMNS)
     (root / "figures").mkdir()
     (root / "figures/errors.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     options = [f"--{name}={folder / name}.csv" for name in ("main", "cka", "timeline")]

@@ -76,7 +76,7 @@ rule table_timeline:
     log:
         "results/logs/table_timeline.log",
     shell:
-        "python -m entropy_asr.reporting.tables timeline $(printf -- '--provenance %s ' {input}) --out {output} 2>&1 | tee {log}"
+        "python -m entropy_asr.reporting.jobs timeline $(printf -- '--provenance %s ' {input}) --out {output} 2>&1 | tee {log}"
 
 
 rule table_cost:
@@ -88,7 +88,7 @@ rule table_cost:
     log:
         "results/logs/table_cost.log",
     shell:
-        "python -m entropy_asr.reporting.tables cost $(printf -- '--provenance %s ' {input}) --out {output} 2>&1 | tee {log}"
+        "python -m entropy_asr.reporting.jobs cost $(printf -- '--provenance %s ' {input}) --out {output} 2>&1 | tee {log}"
 
 
 rule table_ablation:
@@ -116,7 +116,7 @@ rule table_curves:
     log:
         "results/logs/table_curves.log",
     shell:
-        "python -m entropy_asr.reporting.tables curves $(printf -- '--curves %s ' {input}) --out {output} 2>&1 | tee {log}"
+        "python -m entropy_asr.reporting.jobs curves $(printf -- '--curves %s ' {input}) --out {output} 2>&1 | tee {log}"
 
 
 rule table_cka:
@@ -128,7 +128,7 @@ rule table_cka:
     log:
         "results/logs/table_cka.log",
     shell:
-        "python -m entropy_asr.reporting.tables cka $(printf -- '--parts %s ' {input.parts}) --config {input.config}"
+        "python -m entropy_asr.reporting.jobs cka $(printf -- '--parts %s ' {input.parts}) --config {input.config}"
         " --out {output} 2>&1 | tee {log}"
 
 

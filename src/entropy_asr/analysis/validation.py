@@ -120,7 +120,7 @@ def main(
     """Damage one encoder and look whether its metrics answer as they should."""
     from entropy_asr.analysis.encoder_metrics import measure, read_sets
     from entropy_asr.config import load_stage
-    from entropy_asr.reporting.tables import write_table
+    from entropy_asr.files import write_table
 
     settings = load_stage(config)
     metrics = settings.metrics.model_copy(update={"layers": [-1]})

@@ -27,7 +27,7 @@ import typer
 from entropy_asr.errors import InputError, friendly_exit
 from entropy_asr.evaluation.conditions import NON_SPEECH
 from entropy_asr.evaluation.score import METRICS, align, count, read_by_id, tokens
-from entropy_asr.files import write_jsonl
+from entropy_asr.files import write_jsonl, write_table
 
 LONGER, OVERLAP = 1.5, 0.2
 TOO_LONG, TOO_SHORT = 2.0, 0.5
@@ -173,7 +173,6 @@ def main(
     examples: Path = typer.Option(..., help="JSONL of hallucinations to write"),
 ) -> None:
     """Count hallucinations by condition."""
-    from entropy_asr.reporting.tables import write_table
 
     rows, found = table(hyps)
     write_jsonl(examples, found)

@@ -25,6 +25,7 @@ import numpy as np
 import typer
 
 from entropy_asr.errors import InputError, friendly_exit
+from entropy_asr.files import write_table
 from entropy_asr.resampling import percentile_interval, resampled_sums
 
 RESAMPLES = 10_000
@@ -190,7 +191,6 @@ def main(
     out: Path = typer.Option(..., help="CSV to write"),
 ) -> None:
     """Compare systems on their test sets."""
-    from entropy_asr.reporting.tables import write_table
 
     rows = compare(hyps, baseline)
     write_table(out, rows, COLUMNS)

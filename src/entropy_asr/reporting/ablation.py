@@ -20,9 +20,10 @@ import typer
 
 from entropy_asr.errors import InputError, friendly_exit
 from entropy_asr.evaluation.significance import over_seeds
+from entropy_asr.files import read_table, write_table
 from entropy_asr.reporting.entropy import shifts
 from entropy_asr.reporting.figures import arms_of
-from entropy_asr.reporting.tables import SHARED, read_table, write_table
+from entropy_asr.reporting.jobs import SHARED
 
 Rows = Sequence[dict[str, str]]
 

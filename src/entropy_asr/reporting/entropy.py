@@ -23,9 +23,9 @@ import typer
 
 from entropy_asr.config import ENCODERS
 from entropy_asr.errors import InputError, friendly_exit
-from entropy_asr.files import read_json
+from entropy_asr.files import read_json, read_table, write_table
 from entropy_asr.reporting.figures import _by, add_legend, arms_of, look, save
-from entropy_asr.reporting.tables import ENCODER, SHARED, read_table, write_table
+from entropy_asr.reporting.jobs import ENCODER, SHARED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

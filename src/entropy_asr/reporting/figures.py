@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 
 from entropy_asr.errors import friendly_exit
-from entropy_asr.files import atomic_write
-from entropy_asr.reporting.tables import ENCODER, LM, SHARED, overlap_minutes, parse_time, read_table
+from entropy_asr.files import atomic_write, read_table
+from entropy_asr.reporting.jobs import ENCODER, LM, SHARED, overlap_minutes, parse_time
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -29,10 +29,10 @@ import typer
 
 from entropy_asr.errors import InputError, friendly_exit
 from entropy_asr.evaluation.score import METRICS, Scored, Unit, read_hypotheses
-from entropy_asr.files import atomic_write, read_json, read_jsonl
+from entropy_asr.files import atomic_write, read_json, read_jsonl, read_table
 from entropy_asr.reporting.browser import as_script_data, browsable
 from entropy_asr.reporting.entropy import expectation, shifts
-from entropy_asr.reporting.tables import ENCODER, SHARED, overlap_minutes, parse_time, read_table
+from entropy_asr.reporting.jobs import ENCODER, SHARED, overlap_minutes, parse_time
 
 Rows = Sequence[dict[str, str]]
 

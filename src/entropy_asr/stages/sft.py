@@ -76,7 +76,7 @@ class AlignmentLoss(TranscriptLoss):
         said = [self.spoken[name] if target else [] for name, target in zip(batch.ids, batch.targets, strict=True)]
         ctc = embedding_ctc(speech, self.system.llm.get_input_embeddings().weight[self.units], said)
         transcript = F.cross_entropy(logits, labels)
-        return transcript + self.weight * ctc, {"transcript": transcript.detach(), "ctc": ctc.detach()}
+        return transcript + self.weight * ctc, {"transcript_loss": transcript.detach(), "pronunciation_ctc": ctc.detach()}
 
 
 def pronunciations(cuts: CutSet, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
