@@ -135,12 +135,18 @@ def read_sets(manifests: Iterable[Path], alignment: Path) -> dict[str, tuple[lis
 
 
 def measure(
-    encoder: Path, sets: dict, features: Features, metrics: Metrics, change: Callable[[Frames], Frames] = lambda frames: frames
+    encoder: Path,
+    sets: dict,
+    features: Features,
+    metrics: Metrics,
+    change: Callable[[Frames], Frames] = lambda frames: frames,
+    window: float = 30.0,
 ) -> tuple[dict[str, Any], dict[str, list[Tensor]]]:
     """All metrics of one encoder, and the frames that are kept for CKA, by utterance.
 
     Args:
         change: done to the frames of each utterance before anything is measured.
+        window: seconds that a Whisper of CTranslate2 pads an utterance to.
     """
     from entropy_asr.corpora.manifest import choose
 
@@ -148,7 +154,7 @@ def measure(
     kept = {cut.id for cut in choose(sets["test"][0], metrics.drift_utterances)}
     frames_a_second = 0.0
     for name, (cuts, aligned) in sets.items():
-        for frames in map(change, frames_of(encoder, cuts, features, metrics.max_duration)):
+        for frames in map(change, frames_of(encoder, cuts, features, metrics.max_duration, window)):
             collector.update(name, frames, aligned[frames.id], frames.id in kept)
             frames_a_second = 1 / float(frames.centres[1] - frames.centres[0]) if len(frames.centres) > 1 else frames_a_second
         seconds += sum(cut.duration for cut in cuts)
@@ -183,11 +189,13 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @friendly_exit()
 def main(
     config: Path = typer.Option(..., help="sections of this stage"),
-    encoder: Path = typer.Option(..., help="model file of this project; other encoders: `entropy-asr probe`"),
+    encoder: Path = typer.Option(..., help="model file of this project, or another encoder as `entropy-asr probe` takes it"),
     manifests: list[Path] = typer.Option(..., help="all manifests that the alignment took utterances from"),
     alignment: Path = typer.Option(..., help="folder of the reference alignment"),
     out: Path = typer.Option(..., help="metrics, JSON"),
     frames: Path | None = typer.Option(None, help="frames for CKA, safetensors"),
+    output_alone: bool = typer.Option(False, help="probe the output, whatever metrics.layers names: another encoder has others"),
+    window: float = typer.Option(30.0, help="seconds that a Whisper of CTranslate2 pads an utterance to"),
 ) -> None:
     """Measure one encoder."""
     from entropy_asr.config import load_stage
@@ -197,8 +205,10 @@ def main(
 
     configure_logging()
     settings = load_stage(config)
-    result, kept = measure(encoder, read_sets(manifests, alignment), settings.features, settings.metrics)
-    result["sha256"] = {"encoder": sha256(encoder), "alignment": sha256(alignment / "test.jsonl.gz")}
+    metrics = settings.metrics.model_copy(update={"layers": [-1]}) if output_alone else settings.metrics
+    result, kept = measure(encoder, read_sets(manifests, alignment), settings.features, metrics, window=window)
+    files = [encoder] if encoder.is_file() else sorted(path for path in encoder.iterdir() if path.is_file())
+    result["sha256"] = {path.name: sha256(path) for path in files} | {"alignment": sha256(alignment / "test.jsonl.gz")}
     if frames is not None:
         order = sorted(kept)
         tensors = {f"layer-{i}": torch.cat([kept[name][i] for name in order]) for i in range(result["layers"])}
