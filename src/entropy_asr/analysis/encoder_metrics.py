@@ -83,24 +83,37 @@ class Collector:
         """NSE of every layer."""
         return [{"layer": layer, **asdict(entropy.estimate())} for layer, entropy in enumerate(self.nse)]
 
-    def pai_rows(self, layer: int, options: ProbeOptions) -> Rows:
-        """PAI of a layer: all phonemes, and those of each language."""
+    def pai_rows(self, layer: int, *families: ProbeOptions) -> Rows:
+        """PAI of a layer, family by family: all phonemes, and those of each language."""
         samples = [self.phonemes[part, layer] for part in SETS]
         languages = [fact[1] for fact in samples[2].arrays()[1]]
         inventory = sorted({fact[0] for sample in samples for fact in sample.arrays()[1]})
         train, held_out, test = (phoneme_samples(sample, inventory) for sample in samples)
-        scores = probe_scores(train, held_out, test, options)
-        return _by_language(scores, options, languages, [], layer)
+        found = zip(probe_scores(train, held_out, test, *families), families, strict=True)
+        return [row for scores, options in found for row in _by_language(scores, options, languages, [], layer)]
 
-    def csai_rows(self, layer: int, options: ProbeOptions) -> Rows:
-        """CSAI of a layer: all units, Mandarin characters, English words."""
+    def csai_rows(self, layer: int, *families: ProbeOptions) -> Rows:
+        """CSAI of a layer, family by family: all units, Mandarin characters, English words."""
         arrays = [self.units[part, layer].arrays() for part in SETS]
         lexicon = homophones([fact[:2] for fact in arrays[0][1]])
         (train, _), (held_out, _), (test, known) = (unit_samples(*array, lexicon) for array in arrays)
         languages = [fact[2] for fact in arrays[2][1]]
         named = [language for language, k in zip(languages, known, strict=True) if k]
         lost = [language for language, k in zip(languages, known, strict=True) if not k]
-        return _by_language(probe_scores(train, held_out, test, options), options, named, lost, layer)
+        found = zip(probe_scores(train, held_out, test, *families), families, strict=True)
+        return [row for scores, options in found for row in _by_language(scores, options, named, lost, layer)]
+
+    def results(self) -> dict[str, Rows]:
+        """NSE of every layer, PAI and CSAI of those that are probed."""
+        chosen = self.metrics
+        linear = ProbeOptions("linear", chosen.probe_seeds, chosen.max_epochs, chosen.mlp_hidden, chosen.resamples)
+        mlp = ProbeOptions("mlp", 1, chosen.max_epochs, chosen.mlp_hidden, chosen.resamples)
+        found: dict[str, Rows] = {"nse": self.nse_rows(), "pai": [], "csai": []}
+        for layer in self.probed(len(self.nse)):
+            found["pai"] += self.pai_rows(layer, linear, mlp)
+            found["csai"] += self.csai_rows(layer, linear, mlp)
+            log.info("layer %d: PAI and CSAI done", layer)
+        return found
 
 
 def _by_language(scores, options: ProbeOptions, languages: list[str], lost: list[str], layer: int) -> Rows:
@@ -158,26 +171,15 @@ def measure(
             collector.update(name, frames, aligned[frames.id], frames.id in kept)
             frames_a_second = 1 / float(frames.centres[1] - frames.centres[0]) if len(frames.centres) > 1 else frames_a_second
         seconds += sum(cut.duration for cut in cuts)
-    layers = len(collector.nse)
-    linear = ProbeOptions("linear", metrics.probe_seeds, metrics.max_epochs, metrics.mlp_hidden, metrics.resamples)
-    mlp = ProbeOptions("mlp", 1, metrics.max_epochs, metrics.mlp_hidden, metrics.resamples)
-    pai, csai = [], []
-    for layer in collector.probed(layers):
-        for options in (linear, mlp):
-            pai += collector.pai_rows(layer, options)
-            csai += collector.csai_rows(layer, options)
-        log.info("layer %d: PAI and CSAI done", layer)
     kinds = sorted({cut.supervisions[0].custom.get("corpus_kind", "unknown") for cuts, _ in sets.values() for cut in cuts})
     result = {
         "encoder": str(encoder),
-        "layers": layers,
+        "layers": len(collector.nse),
         "frames_per_second": round(frames_a_second, 3),
         "audio_hours": seconds / 3600,
         "corpus_kind": " and ".join(kinds),
         "settings": metrics.model_dump(mode="json"),
-        "nse": collector.nse_rows(),
-        "pai": pai,
-        "csai": csai,
+        **collector.results(),
     }
     return result, collector.drift
 
