@@ -169,6 +169,8 @@ rule metric_validation:
     input:
         config="results/config/metrics.json",
         encoder=lambda wildcards: final_encoder(SEEDS[0], "phoneme"),
+        system=f"results/systems/{REPORTED}/seed-{SEEDS[0]}/joint_sft/model.safetensors",
+        lm=f"results/text/{CONFIG.lm_of(REPORTED)}/lm.json",
         manifests=EVALUATED,
         alignment=rules.alignment.output,
     output:
@@ -179,4 +181,4 @@ rule metric_validation:
     shell:
         "python -m entropy_asr.analysis.validation --config {input.config} --encoder {input.encoder}"
         " $(printf -- '--manifests %s ' {input.manifests}) --alignment $(dirname {input.alignment[0]})"
-        " --out {output} 2>&1 | tee {log}"
+        " --system $(dirname {input.system}) --lm $(dirname {input.lm}) --out {output} 2>&1 | tee {log}"
