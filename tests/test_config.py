@@ -123,6 +123,8 @@ def test_generated_pages_are_current() -> None:
 def test_a_peer_is_measured_on_the_languages_that_it_knows() -> None:
     raw = yaml.safe_load((REPO / "config/mini.yaml").read_text())
     raw["peers"] = {"all": {"kind": "hypotheses", "path": "theirs"}}
+    with pytest.raises(InputError, match="no encoder to measure"):
+        load_config(raw | {"peers": {"all": {"kind": "hypotheses", "path": "theirs", "encoder_metrics": True}}})
     raw["peers"]["tiny"] = {"kind": "ctranslate2", "path": "packaged-tiny.en", "languages": ["en"]}
     config = load_config(raw)
     assert config.tests_of_peer("all") == ["english", "mandarin"]

@@ -198,13 +198,15 @@ def transcribe(
 def probe(
     encoder: Path = typer.Option(
         ...,
-        help="model file of this project, Hugging Face folder (Whisper or wav2vec-style), or folder of saved frames (<id>.npy)",
+        help="model file of this project, Hugging Face folder (Whisper or wav2vec-style), Whisper converted by CTranslate2, "
+        "folder of saved frames (<id>.npy), or the name of a packaged recogniser: whisper-base",
     ),
     manifest: Path = typer.Option(..., help="lhotse manifest as the rules make it, JSONL(.gz)"),
     aligner: Path = typer.Option(..., help="encoder.safetensors of a phoneme pretraining part: it says when what is said"),
     layers: list[int] = typer.Option([-1], help="layers to probe; 0: before the first block, -1: the output; repeat"),
     min_alignment_score: float = typer.Option(-1.5, help="drop utterances whose alignment scores less, nats a frame"),
     seeds: int = typer.Option(3, min=1, help="probes a number"),
+    window: float = typer.Option(30.0, help="seconds that a Whisper of CTranslate2 pads an utterance to"),
     out: Path | None = typer.Option(None, help="JSON to write"),
 ) -> None:
     """Measure NSE, PAI and CSAI of any speech encoder."""
@@ -217,7 +219,7 @@ def probe(
     from entropy_asr.files import write_json
 
     metrics = Metrics(layers=layers, min_alignment_score=min_alignment_score, probe_seeds=seeds)
-    result = measure(encoder, manifest, aligner, metrics)
+    result = measure(encoder, manifest, aligner, metrics, window)
     table = Table("metric", "layer", "language", "probe", "value", "95% interval", "of")
     for row in summary(result):
         table.add_row(*row)

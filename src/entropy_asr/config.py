@@ -385,6 +385,17 @@ class Peer(Section):
     languages: list[Literal["en", "zh", "mixed"]] | None = Field(
         None, min_length=1, description="of the test sets that it is measured on; null: all"
     )
+    encoder_metrics: bool = Field(
+        False,
+        description="measure NSE, PAI and CSAI of its encoder's output, too, for rows beside ours in entropy.csv; not of "
+        "hypotheses, and of huggingface only where `path` is a folder",
+    )
+
+    @model_validator(mode="after")
+    def _has_an_encoder(self) -> "Peer":
+        if self.encoder_metrics and self.kind == "hypotheses":
+            raise ValueError("encoder_metrics: hypotheses have no encoder to measure")
+        return self
 
     @property
     def packaged(self) -> str | None:

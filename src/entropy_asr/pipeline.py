@@ -57,6 +57,7 @@ def steps(config: Config) -> list[Step]:
     manifests = [f"results/manifests/{name}" for name in sorted(config.data.corpora)]
     conditions = ["results/manifests/conditions", "results/audio/conditions"]
     packaged = ["results/peers"] if any(peer.packaged for peer in config.peers.values()) else []
+    encoders_of_peers = any(peer.encoder_metrics for peer in config.peers.values())
     given = sorted({peer.path for peer in config.peers.values() if peer.kind == "hypotheses"})
     metrics = [f"results/metrics/{name}" for name in ("alignment", "encoder", "system", "drift")]
     published = [config.published] if config.published else []
@@ -90,7 +91,13 @@ def steps(config: Config) -> list[Step]:
             ["decode", "conditions"],
         ),
         Step("score", ["results/metrics/score"], ["results/decode"]),
-        Step("metrics", metrics, [*manifests, *encoders, *lms, *joint], ["data.test"], ["metrics"]),
+        Step(
+            "metrics",
+            metrics,
+            [*manifests, *encoders, *lms, *joint, *(packaged if encoders_of_peers else [])],
+            ["data.test", *(["peers"] if encoders_of_peers else [])],
+            ["metrics"],
+        ),
         Step(
             "report",
             [

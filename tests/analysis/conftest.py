@@ -60,3 +60,53 @@ def aligner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     header |= {"objective": "phoneme", "labels": inventory()}
     save_modules(path, {"encoder": encoder, "head": CtcHead(32, len(inventory()), 1)}, header)
     return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer(speech: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Byte-level BPE of the transcripts."""
+    from transformers import AutoTokenizer
+
+    from entropy_asr.audio.batches import read_cuts
+    from entropy_asr.text.tokenizer import save_tokenizer, train_tokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    texts = [cut.supervisions[0].custom["normalized"] for cut in read_cuts([speech])]
+    save_tokenizer(train_tokenizer(texts, 300), folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def models(aligner: Path, tokenizer) -> tuple:
+    """System and prior: two untrained LLMs over one encoder."""
+    import torch
+    from transformers import Qwen3ForCausalLM
+
+    from entropy_asr.config import Adaptor as AdaptorConfig
+    from entropy_asr.config import Prompt, ScratchLM
+    from entropy_asr.models.adaptor import Adaptor
+    from entropy_asr.models.artifacts import load_encoder
+    from entropy_asr.models.scratch_lm import scratch_lm_config
+    from entropy_asr.models.speech_llm import PromptIds, SpeechLLM
+
+    torch.manual_seed(0)
+    scratch = ScratchLM(hidden_size=32, layers=2, heads=2, kv_heads=1, intermediate_size=32)
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    llms = [Qwen3ForCausalLM(scratch_lm_config(scratch, len(tokenizer), **ids)) for _ in range(2)]
+    encoder, prompt = load_encoder(aligner), PromptIds.from_tokenizer(tokenizer, Prompt())
+    adaptor = Adaptor(AdaptorConfig(hidden=32), 32, 32)
+    return tuple(SpeechLLM(encoder, adaptor, llm, prompt).eval() for llm in llms)
+
+
+@pytest.fixture(scope="session")
+def sets(speech: Path, aligner: Path) -> dict:
+    """The utterances, dealt and aligned."""
+    from entropy_asr.analysis.alignment import align
+    from entropy_asr.analysis.probe_command import deal
+    from entropy_asr.audio.batches import read_cuts
+    from entropy_asr.config import Features
+
+    found = {}
+    for name, cuts in deal(list(read_cuts([speech]))).items():
+        found[name] = (cuts, {item.id: item for item in align(cuts, aligner, Features(), -1000, 60.0)[0]})
+    return found

@@ -1,5 +1,6 @@
 """The metrics of whole encoders: the same by whatever road the frames come, in memory that does not grow with them."""
 
+import json
 import tracemalloc
 from pathlib import Path
 
@@ -87,6 +88,69 @@ def test_a_hugging_face_whisper_is_probed_by_the_command(speech: Path, aligner: 
         assert abs(seconds - next(cut.duration for cut in read_cuts([speech]) if cut.id == frames.id)) <= 0.02
 
 
+@pytest.fixture(scope="module")
+def whispers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """One Whisper of random weights, as a Hugging Face folder and converted by CTranslate2."""
+    pytest.importorskip("faster_whisper", reason="needs the extra `peers`")
+    from ctranslate2.converters import TransformersConverter
+    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizerFast
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("whisper")
+    names = ["endoftext", "startoftranscript", "en", "transcribe", "translate", "nospeech", "notimestamps", "startofprev"]
+    (folder / "vocab.json").write_text(json.dumps({f"<|{name}|>": i for i, name in enumerate(names)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = WhisperTokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    small = {
+        "d_model": 64,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 64,
+        "vocab_size": len(tokenizer),
+    }
+    small |= {"decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 32}
+    small |= {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, "decoder_start_token_id": 1}
+    for part in (WhisperForConditionalGeneration(WhisperConfig(**small)), tokenizer, WhisperFeatureExtractor()):
+        part.save_pretrained(folder)
+    TransformersConverter(str(folder), copy_files=["tokenizer.json"]).convert(str(folder / "converted"))
+    return folder, folder / "converted"
+
+
+def test_a_whisper_of_ctranslate2_gives_the_output_of_the_same_weights(speech: Path, whispers: tuple[Path, Path]) -> None:
+    cuts = list(read_cuts([speech]))[:3]
+    for full, converted in zip(*(frames_of(folder, cuts, Features(), 60.0) for folder in whispers), strict=True):
+        assert len(full.layers) == 3 and len(converted.layers) == 1
+        assert converted.layers[0].shape == full.layers[-1].shape
+        assert np.allclose(converted.centres, full.centres, atol=1e-6)
+        alike = torch.cosine_similarity(converted.layers[0], full.layers[-1])
+        assert alike.min() > 0.99, "int8 weights and another feature extraction, no more"
+    for cut, shorter in zip(cuts, frames_of(whispers[1], cuts, Features(), 60.0, window=2.0), strict=True):
+        assert len(shorter.centres) == int(np.ceil(cut.duration * 50 - 1e-9))
+
+
+def test_a_packaged_recogniser_is_found_by_its_name(
+    speech: Path, aligner: Path, whispers: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["probe", "--encoder=whisper-base", "--window=3", f"--manifest={speech}", f"--aligner={aligner}"]
+    arguments += ["--out=metrics.json", "--min-alignment-score=-1000", "--seeds=1"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2 and "--recogniser whisper-base" in done.output and not Path("metrics.json").exists()
+    Path("results/peers").mkdir(parents=True)
+    Path("results/peers/whisper-base").symlink_to(whispers[1])
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0 and '"frames_per_second": 50.0' in Path("metrics.json").read_text()
+
+
+def test_audio_longer_than_whispers_window_is_refused(whispers: tuple[Path, Path]) -> None:
+    from entropy_asr.evaluation.whisper import Whisper
+
+    whisper = Whisper(whispers[1])
+    assert len(whisper.frames(np.zeros(30 * 16000, dtype=np.float32))) == 1500
+    with pytest.raises(InputError, match=r"30\.1 s"):
+        whisper.frames(np.zeros(int(30.1 * 16000), dtype=np.float32))
+
+
 def test_a_wav2vec_style_encoder_gives_frames(speech: Path, tmp_path: Path) -> None:
     from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
@@ -136,8 +200,6 @@ def test_memory_does_not_grow_with_the_frames() -> None:
 
 
 def test_drift_is_by_layer_between_the_same_utterances(tmp_path: Path) -> None:
-    import json
-
     from entropy_asr.analysis.cka import linear_cka
     from entropy_asr.training.engine import write_tensors
 

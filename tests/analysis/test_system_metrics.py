@@ -1,53 +1,13 @@
 """EER, LER and AR of a whole system: the same tokens under prior, probe and system."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import Qwen3ForCausalLM
 
-from entropy_asr.analysis.alignment import Alignment, Unit, align
-from entropy_asr.analysis.probe_command import deal
+from entropy_asr.analysis.alignment import Alignment, Unit
 from entropy_asr.analysis.system_metrics import TokenScorer, measure, pooled, token_times
-from entropy_asr.audio.batches import evaluation_batches, read_cuts
-from entropy_asr.config import Adaptor as AdaptorConfig
-from entropy_asr.config import Features, Metrics, Prompt, ScratchLM
-from entropy_asr.models.adaptor import Adaptor
-from entropy_asr.models.artifacts import load_encoder
-from entropy_asr.models.scratch_lm import scratch_lm_config
-from entropy_asr.models.speech_llm import PromptIds, SpeechLLM
-from entropy_asr.text.tokenizer import save_tokenizer, train_tokenizer
-
-
-@pytest.fixture(scope="module")
-def tokenizer(speech: Path, tmp_path_factory: pytest.TempPathFactory):
-    from transformers import AutoTokenizer
-
-    folder = tmp_path_factory.mktemp("tokenizer")
-    texts = [cut.supervisions[0].custom["normalized"] for cut in read_cuts([speech])]
-    save_tokenizer(train_tokenizer(texts, 300), folder)
-    return AutoTokenizer.from_pretrained(folder)
-
-
-@pytest.fixture(scope="module")
-def models(aligner: Path, tokenizer) -> tuple[SpeechLLM, SpeechLLM]:
-    """System and prior: two untrained LLMs over one encoder."""
-    torch.manual_seed(0)
-    scratch = ScratchLM(hidden_size=32, layers=1, heads=2, kv_heads=1, intermediate_size=32)
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
-    llms = [Qwen3ForCausalLM(scratch_lm_config(scratch, len(tokenizer), **ids)) for _ in range(2)]
-    encoder, prompt = load_encoder(aligner), PromptIds.from_tokenizer(tokenizer, Prompt())
-    adaptor = Adaptor(AdaptorConfig(hidden=32), 32, 32)
-    return tuple(SpeechLLM(encoder, adaptor, llm, prompt).eval() for llm in llms)
-
-
-@pytest.fixture(scope="module")
-def sets(speech: Path, aligner: Path) -> dict:
-    found = {}
-    for name, cuts in deal(list(read_cuts([speech]))).items():
-        found[name] = (cuts, {item.id: item for item in align(cuts, aligner, Features(), -1000, 60.0)[0]})
-    return found
+from entropy_asr.audio.batches import evaluation_batches
+from entropy_asr.config import Features, Metrics
 
 
 def test_system_entropy_is_the_training_loss_and_the_prior_hears_nothing(models, tokenizer, sets) -> None:

@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from entropy_asr.analysis.alignment import align
+from entropy_asr.analysis import system_metrics
 from entropy_asr.analysis.encoder_metrics import measure
 from entropy_asr.analysis.frames import Frames
-from entropy_asr.analysis.probe_command import deal
-from entropy_asr.analysis.validation import COLUMNS, DAMAGES, outcome, validate
-from entropy_asr.audio.batches import read_cuts
+from entropy_asr.analysis.validation import COLUMNS, DAMAGES, SYSTEM_DAMAGES, outcome, validate, validate_system
+from entropy_asr.audio.batches import evaluation_batches
 from entropy_asr.config import Features, Metrics
 
 
@@ -26,6 +25,8 @@ def estimate(value: float) -> dict:
         (0.7, "falls", "failed"),
         (0.7, "rises", "met"),
         (0.45, "falls", "undecided"),
+        (-0.3, "about 0 or less", "met"),
+        (0.05, "about 0 or less", "failed"),
     ],
 )
 def test_an_expectation_is_met_fails_or_stays_open(after: float, expected: str, said: str) -> None:
@@ -42,12 +43,74 @@ def test_damage_changes_the_frames_and_the_same_each_time() -> None:
     assert len(DAMAGES[3].change(frames).layers) == 3 and torch.equal(DAMAGES[3].change(frames).layers[-1], frames.layers[2])
 
 
-def test_a_real_encoder_is_measured_whole_and_damaged(speech: Path, aligner: Path) -> None:
+def test_a_real_encoder_is_measured_whole_and_damaged(aligner: Path, sets: dict) -> None:
     metrics = Metrics(min_alignment_score=-1000, probe_seeds=1, max_epochs=3, groups=3, mlp_hidden=8, resamples=50)
-    sets = {}
-    for name, cuts in deal(list(read_cuts([speech]))).items():
-        sets[name] = (cuts, {item.id: item for item in align(cuts, aligner, Features(), -1000, 60.0)[0]})
     rows = validate(lambda change: measure(aligner, sets, Features(), metrics, change)[0])
     assert all(set(row) <= set(COLUMNS) for row in rows) and {row["outcome"] for row in rows} <= {"met", "failed", "undecided"}
     few = next(row for row in rows if row["metric"] == "nse" and row["damage"].startswith("4 dimensions"))
     assert few["damaged"] < 0.41 and few["whole"] > few["damaged"]  # at most log 4 / log 32, whatever the encoder
+
+
+def system_damage(words: str):
+    return next(damage.change for damage in SYSTEM_DAMAGES if words in damage.name)
+
+
+def test_half_of_a_system_is_taken_off_a_copy(models: tuple, sets: dict) -> None:
+    system = models[0]
+    llm, _ = system_damage("LLM")(system, sets)
+    encoder, _ = system_damage("half of the encoder")(system, sets)
+    sizes = [(len(one.encoder.layers), len(one.llm.get_decoder().layers)) for one in (system, llm, encoder)]
+    assert sizes == [(2, 2), (2, 1), (1, 2)]
+
+
+def test_noise_is_as_strong_as_the_signal_and_never_on_padding(models: tuple, sets: dict) -> None:
+    system = models[0]
+    noisy, _ = system_damage("noise")(system, sets)
+    _, mels, lens = next(iter(evaluation_batches(sets["fit"][0], Features(), 60.0)))
+    with torch.no_grad():
+        (clean, out_lens), (first, _), (second, _) = (
+            system.encoder(mels, lens),
+            noisy.encoder(mels, lens),
+            noisy.encoder(mels, lens),
+        )
+    assert torch.equal(first, second)
+    real = torch.arange(clean.size(1)) < out_lens[:, None]
+    assert (first - clean)[~real].abs().sum() == 0
+    # Per utterance and dimension: the variance of the noise over that of the signal, on average 1.
+    ratios = [(first - clean)[i, :n].var(0) / clean[i, :n].var(0) for i, n in enumerate(out_lens.tolist())]
+    assert torch.stack(ratios).mean().item() == pytest.approx(1.0, abs=0.1)
+
+
+def test_shuffled_transcripts_keep_their_words_and_get_other_audio(models: tuple, sets: dict) -> None:
+    _, shuffled = system_damage("shuffled")(models[0], sets)
+    for name, (cuts, _) in sets.items():
+        others = shuffled[name][0]
+        assert [cut.id for cut in others] == [cut.id for cut in cuts]
+        assert [cut.supervisions for cut in others] == [cut.supervisions for cut in cuts]
+        assert [cut.recording.id for cut in others] == [cut.recording.id for cut in cuts[1:] + cuts[:1]]
+        assert [cut.duration for cut in others] == [cut.duration for cut in cuts[1:] + cuts[:1]]
+
+
+def test_a_real_system_is_measured_whole_and_damaged(models: tuple, tokenizer, sets: dict) -> None:
+    metrics = Metrics(probe_seeds=1, max_epochs=2, resamples=50)
+    system, prior = models
+
+    def measured(change) -> dict:
+        changed, utterances = change(system, sets)
+        return system_metrics.measure(changed, prior, tokenizer, utterances, Features(), metrics)
+
+    rows = validate_system(measured, "synthetic")
+    assert all(set(row) == set(COLUMNS) for row in rows)
+    assert [(row["metric"], row["expectation"]) for row in rows] == [
+        ("ler", "falls"), ("ar", "rises"), ("eer", "falls"), ("eer", "falls"), ("eer", "about 0 or less"), ("ler", "falls"),
+    ]  # fmt: skip
+
+
+def test_a_system_that_answers_the_wrong_way_fails() -> None:
+    def estimates(eer: float, ler: float) -> dict:
+        found = {"eer": eer, "ler": ler, "ar": None, "ar_interval": None}
+        return {"all": found | {f"{name}_interval": (found[name] - 0.01, found[name] + 0.01) for name in ("eer", "ler")}}
+
+    answers = iter([estimates(0.3, 0.4), estimates(0.3, 0.1), estimates(0.5, 0.4), estimates(0.1, 0.4), estimates(0.2, -0.5)])
+    outcomes = [row["outcome"] for row in validate_system(lambda change: next(answers), "synthetic")]
+    assert outcomes == ["met", "undecided", "failed", "met", "failed", "met"]

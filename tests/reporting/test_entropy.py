@@ -29,6 +29,8 @@ def measured(tmp_path: Path) -> Path:
                 "csai": [probed, undefined],
             },
         )
+    alone = {"nse": [{"layer": 0, **nse, "value": 0.9, "spectrum": [1.0]}], "pai": [{**probed, "layer": 0, "value": 0.55}]}
+    write_json(root / "encoder/peers/whisper.json", {"corpus_kind": "synthetic", **alone, "csai": []})
     for arm, ler in (("ours", 0.3), ("no_ia_sft", -0.1)):
         item = {"eer": 0.4, "ler": ler, "ar": 0.6, "prior": 4.0, "probe": 2.4, "system": 1.2, "tokens": 70, "control_eer": 0.0}
         item |= {"eer_interval": [0.3, 0.5], "ler_interval": [ler - 0.1, ler + 0.1], "ar_interval": None}
@@ -43,7 +45,7 @@ def measured(tmp_path: Path) -> Path:
 @pytest.fixture
 def table(measured: Path) -> Path:
     arguments = ["table", f"--out={measured / 'entropy.csv'}", f"--spectrum={measured / 'spectrum.csv'}"]
-    arguments += [f"--encoders={path}" for path in sorted(measured.glob("encoder/*/*/*.json"))]
+    arguments += [f"--encoders={path}" for path in sorted(measured.glob("encoder/**/*.json"))]
     arguments += [f"--systems={path}" for path in sorted(measured.glob("system/*/*.json"))]
     done = CliRunner().invoke(entropy.app, [*arguments, f"--drift={measured / 'drift/seed-1.json'}"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
@@ -63,6 +65,17 @@ def test_a_row_says_whose_it_is_and_in_what_unit(table: Path) -> None:
     assert [r["value"] for r in rows if r["metric"] == "csai" and r["language"] == "en"] == [""] * 4  # undefined stays empty
     spectrum = read_table(table.with_name("spectrum.csv"))
     assert [float(r["cumulative_share"]) for r in spectrum if r["arm"] == "ours"] == pytest.approx([0.6, 1.0, 1.0])
+
+
+def test_a_peer_stands_beside_ours_and_is_no_arm(table: Path) -> None:
+    rows = read_table(table)
+    (row,) = [r for r in rows if r["metric"] == "pai" and r["stage"] == "peer"]
+    said = {"arm": "whisper", "encoder": "whisper", "seed": "", "part": "", "layer": "", "value": "0.55", "low": "0.4"}
+    assert {name: row[name] for name in said} == said
+    assert {(item["seed"], item["arm"]) for item in entropy.shifts(rows)} == {("1", "ours"), ("1", "no_ia_sft")}
+    nse, pai, _ = entropy.draw_shift(rows).axes
+    levels = [[line.get_ydata()[0] for line in ax.get_lines() if line.get_label() == "whisper"] for ax in (nse, pai)]
+    assert levels == [[0.9], [0.55]]
 
 
 def test_before_is_the_last_part_and_after_is_each_arm(table: Path) -> None:
@@ -103,12 +116,11 @@ def test_figures_are_the_same_bytes_twice_and_say_what_speech_it_is(table: Path,
     rows, shares = read_table(table), read_table(table.with_name("spectrum.csv"))
     for figure in (
         entropy.draw_shift(rows),
-        entropy.draw_drift(rows),
-        entropy.draw_allocation(rows),
-        entropy.draw_spectrum(shares),
+        *(draw(entropy.without_peers(rows)) for draw in (entropy.draw_drift, entropy.draw_allocation)),
+        entropy.draw_spectrum(entropy.without_peers(shares)),
     ):
         assert any("synthetic speech" in text.get_text() for text in figure.findobj(Text))
-    heat = [text.get_text() for text in entropy.draw_drift(rows).axes[0].findobj(Text)]
+    heat = [text.get_text() for text in entropy.draw_drift(entropy.without_peers(rows)).axes[0].findobj(Text)]
     assert "0.90" in heat and "0.80" in heat and "part 1" in heat
 
 

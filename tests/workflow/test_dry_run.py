@@ -17,6 +17,13 @@ def test_a_fresh_checkout_can_be_planned(scale: str, tmp_path: Path) -> None:
     assert not (tmp_path / "results").exists()
 
 
+def test_the_encoder_of_a_peer_is_measured_where_the_config_says_so(tmp_path: Path) -> None:
+    name = "results/metrics/encoder/peers/{}.json"
+    done = snakemake(tmp_path, "-n", name.format("whisper-base"), "--configfile", str(REPO / "config/mini.yaml"))
+    assert done.returncode == 0, done.stderr
+    assert "rule peer_encoder_metrics" in done.stdout and "rule peer_packaged" in done.stdout
+
+
 def test_a_wrong_key_stops_before_any_rule(tmp_path: Path) -> None:
     config = tmp_path / "wrong.yaml"
     config.write_text((REPO / "config/smoke.yaml").read_text().replace("align:", "algin:"))

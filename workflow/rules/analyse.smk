@@ -21,6 +21,11 @@ def encoders_of(seed, suffix):
     return [f"results/metrics/encoder/{name}.{suffix}" for name in [*pretraining, *(f"{arm}/seed-{seed}/joint_sft" for arm in ARMS)]]
 
 
+def peer_encoders():
+    """Metrics of the peers whose encoder the config has measured."""
+    return [f"results/metrics/encoder/peers/{name}.json" for name, peer in PEERS.items() if peer.encoder_metrics]
+
+
 rule alignment:
     # One aligner for all, also where no arm starts from it: the final phoneme encoder of the first seed.
     input:
@@ -65,6 +70,31 @@ rule encoder_metrics:
         " --out {output.metrics} --frames {output.frames} 2>&1 | tee {log}"
 
 
+rule peer_encoder_metrics:
+    # The encoder of another recogniser, asked the same of the same utterances.
+    input:
+        config="results/config/metrics.json",
+        source=peer_source,
+        manifests=EVALUATED,
+        alignment=rules.alignment.output,
+    output:
+        "results/metrics/encoder/peers/{peer}.json",
+    params:
+        path=peer_path,
+        window=lambda wildcards: PEERS[wildcards.peer].window,
+    log:
+        "results/logs/encoder_metrics/peers/{peer}.log",
+    benchmark:
+        "results/benchmarks/encoder_metrics/peers/{peer}.tsv"
+    threads: 1
+    resources:
+        **RESOURCES["metrics"],
+    shell:
+        "{LAUNCH[metrics]} entropy_asr.analysis.encoder_metrics --config {input.config} --encoder {params.path} --window {params.window}"
+        " --output-alone $(printf -- '--manifests %s ' {input.manifests}) --alignment $(dirname {input.alignment[0]})"
+        " --out {output} 2>&1 | tee {log}"
+
+
 rule system_metrics:
     input:
         config="results/config/metrics.json",
@@ -104,6 +134,7 @@ rule table_entropy:
         encoders=lambda wildcards: [path for seed in SEEDS for path in encoders_of(seed, "json")],
         systems=expand("results/metrics/system/{arm}/seed-{seed}.json", arm=ARMS, seed=SEEDS),
         drift=expand("results/metrics/drift/seed-{seed}.json", seed=SEEDS),
+        peers=peer_encoders(),
     output:
         entropy=report("results/tables/entropy.csv", category="Tables", caption="../report/table.rst"),
         spectrum="results/tables/spectrum.csv",
@@ -112,7 +143,7 @@ rule table_entropy:
     log:
         "results/logs/table_entropy.log",
     shell:
-        "python -m entropy_asr.reporting.entropy table $(printf -- '--encoders %s ' {input.encoders})"
+        "python -m entropy_asr.reporting.entropy table $(printf -- '--encoders %s ' {input.encoders} {input.peers})"
         " $(printf -- '--systems %s ' {input.systems}) $(printf -- '--drift %s ' {input.drift})"
         " {params.start} --out {output.entropy} --spectrum {output.spectrum} 2>&1 | tee {log}"
 
@@ -138,6 +169,8 @@ rule metric_validation:
     input:
         config="results/config/metrics.json",
         encoder=lambda wildcards: final_encoder(SEEDS[0], "phoneme"),
+        system=f"results/systems/{REPORTED}/seed-{SEEDS[0]}/joint_sft/model.safetensors",
+        lm=f"results/text/{CONFIG.lm_of(REPORTED)}/lm.json",
         manifests=EVALUATED,
         alignment=rules.alignment.output,
     output:
@@ -148,4 +181,4 @@ rule metric_validation:
     shell:
         "python -m entropy_asr.analysis.validation --config {input.config} --encoder {input.encoder}"
         " $(printf -- '--manifests %s ' {input.manifests}) --alignment $(dirname {input.alignment[0]})"
-        " --out {output} 2>&1 | tee {log}"
+        " --system $(dirname {input.system}) --lm $(dirname {input.lm}) --out {output} 2>&1 | tee {log}"

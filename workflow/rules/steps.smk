@@ -64,6 +64,7 @@ rule step_metrics:
         lambda wildcards: [path for seed in SEEDS for path in encoders_of(seed, "json")],
         expand("results/metrics/system/{arm}/seed-{seed}.json", arm=ARMS, seed=SEEDS),
         expand("results/metrics/drift/seed-{seed}.json", seed=SEEDS),
+        peer_encoders(),
     localrule: True
 
 

@@ -83,24 +83,37 @@ class Collector:
         """NSE of every layer."""
         return [{"layer": layer, **asdict(entropy.estimate())} for layer, entropy in enumerate(self.nse)]
 
-    def pai_rows(self, layer: int, options: ProbeOptions) -> Rows:
-        """PAI of a layer: all phonemes, and those of each language."""
+    def pai_rows(self, layer: int, *families: ProbeOptions) -> Rows:
+        """PAI of a layer, family by family: all phonemes, and those of each language."""
         samples = [self.phonemes[part, layer] for part in SETS]
         languages = [fact[1] for fact in samples[2].arrays()[1]]
         inventory = sorted({fact[0] for sample in samples for fact in sample.arrays()[1]})
         train, held_out, test = (phoneme_samples(sample, inventory) for sample in samples)
-        scores = probe_scores(train, held_out, test, options)
-        return _by_language(scores, options, languages, [], layer)
+        found = zip(probe_scores(train, held_out, test, *families), families, strict=True)
+        return [row for scores, options in found for row in _by_language(scores, options, languages, [], layer)]
 
-    def csai_rows(self, layer: int, options: ProbeOptions) -> Rows:
-        """CSAI of a layer: all units, Mandarin characters, English words."""
+    def csai_rows(self, layer: int, *families: ProbeOptions) -> Rows:
+        """CSAI of a layer, family by family: all units, Mandarin characters, English words."""
         arrays = [self.units[part, layer].arrays() for part in SETS]
         lexicon = homophones([fact[:2] for fact in arrays[0][1]])
         (train, _), (held_out, _), (test, known) = (unit_samples(*array, lexicon) for array in arrays)
         languages = [fact[2] for fact in arrays[2][1]]
         named = [language for language, k in zip(languages, known, strict=True) if k]
         lost = [language for language, k in zip(languages, known, strict=True) if not k]
-        return _by_language(probe_scores(train, held_out, test, options), options, named, lost, layer)
+        found = zip(probe_scores(train, held_out, test, *families), families, strict=True)
+        return [row for scores, options in found for row in _by_language(scores, options, named, lost, layer)]
+
+    def results(self) -> dict[str, Rows]:
+        """NSE of every layer, PAI and CSAI of those that are probed."""
+        chosen = self.metrics
+        linear = ProbeOptions("linear", chosen.probe_seeds, chosen.max_epochs, chosen.mlp_hidden, chosen.resamples)
+        mlp = ProbeOptions("mlp", 1, chosen.max_epochs, chosen.mlp_hidden, chosen.resamples)
+        found: dict[str, Rows] = {"nse": self.nse_rows(), "pai": [], "csai": []}
+        for layer in self.probed(len(self.nse)):
+            found["pai"] += self.pai_rows(layer, linear, mlp)
+            found["csai"] += self.csai_rows(layer, linear, mlp)
+            log.info("layer %d: PAI and CSAI done", layer)
+        return found
 
 
 def _by_language(scores, options: ProbeOptions, languages: list[str], lost: list[str], layer: int) -> Rows:
@@ -135,12 +148,18 @@ def read_sets(manifests: Iterable[Path], alignment: Path) -> dict[str, tuple[lis
 
 
 def measure(
-    encoder: Path, sets: dict, features: Features, metrics: Metrics, change: Callable[[Frames], Frames] = lambda frames: frames
+    encoder: Path,
+    sets: dict,
+    features: Features,
+    metrics: Metrics,
+    change: Callable[[Frames], Frames] = lambda frames: frames,
+    window: float = 30.0,
 ) -> tuple[dict[str, Any], dict[str, list[Tensor]]]:
     """All metrics of one encoder, and the frames that are kept for CKA, by utterance.
 
     Args:
         change: done to the frames of each utterance before anything is measured.
+        window: seconds that a Whisper of CTranslate2 pads an utterance to.
     """
     from entropy_asr.corpora.manifest import choose
 
@@ -148,30 +167,19 @@ def measure(
     kept = {cut.id for cut in choose(sets["test"][0], metrics.drift_utterances)}
     frames_a_second = 0.0
     for name, (cuts, aligned) in sets.items():
-        for frames in map(change, frames_of(encoder, cuts, features, metrics.max_duration)):
+        for frames in map(change, frames_of(encoder, cuts, features, metrics.max_duration, window)):
             collector.update(name, frames, aligned[frames.id], frames.id in kept)
             frames_a_second = 1 / float(frames.centres[1] - frames.centres[0]) if len(frames.centres) > 1 else frames_a_second
         seconds += sum(cut.duration for cut in cuts)
-    layers = len(collector.nse)
-    linear = ProbeOptions("linear", metrics.probe_seeds, metrics.max_epochs, metrics.mlp_hidden, metrics.resamples)
-    mlp = ProbeOptions("mlp", 1, metrics.max_epochs, metrics.mlp_hidden, metrics.resamples)
-    pai, csai = [], []
-    for layer in collector.probed(layers):
-        for options in (linear, mlp):
-            pai += collector.pai_rows(layer, options)
-            csai += collector.csai_rows(layer, options)
-        log.info("layer %d: PAI and CSAI done", layer)
     kinds = sorted({cut.supervisions[0].custom.get("corpus_kind", "unknown") for cuts, _ in sets.values() for cut in cuts})
     result = {
         "encoder": str(encoder),
-        "layers": layers,
+        "layers": len(collector.nse),
         "frames_per_second": round(frames_a_second, 3),
         "audio_hours": seconds / 3600,
         "corpus_kind": " and ".join(kinds),
         "settings": metrics.model_dump(mode="json"),
-        "nse": collector.nse_rows(),
-        "pai": pai,
-        "csai": csai,
+        **collector.results(),
     }
     return result, collector.drift
 
@@ -183,11 +191,13 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @friendly_exit()
 def main(
     config: Path = typer.Option(..., help="sections of this stage"),
-    encoder: Path = typer.Option(..., help="model file of this project; other encoders: `entropy-asr probe`"),
+    encoder: Path = typer.Option(..., help="model file of this project, or another encoder as `entropy-asr probe` takes it"),
     manifests: list[Path] = typer.Option(..., help="all manifests that the alignment took utterances from"),
     alignment: Path = typer.Option(..., help="folder of the reference alignment"),
     out: Path = typer.Option(..., help="metrics, JSON"),
     frames: Path | None = typer.Option(None, help="frames for CKA, safetensors"),
+    output_alone: bool = typer.Option(False, help="probe the output, whatever metrics.layers names: another encoder has others"),
+    window: float = typer.Option(30.0, help="seconds that a Whisper of CTranslate2 pads an utterance to"),
 ) -> None:
     """Measure one encoder."""
     from entropy_asr.config import load_stage
@@ -197,8 +207,10 @@ def main(
 
     configure_logging()
     settings = load_stage(config)
-    result, kept = measure(encoder, read_sets(manifests, alignment), settings.features, settings.metrics)
-    result["sha256"] = {"encoder": sha256(encoder), "alignment": sha256(alignment / "test.jsonl.gz")}
+    metrics = settings.metrics.model_copy(update={"layers": [-1]}) if output_alone else settings.metrics
+    result, kept = measure(encoder, read_sets(manifests, alignment), settings.features, metrics, window=window)
+    files = [encoder] if encoder.is_file() else sorted(path for path in encoder.iterdir() if path.is_file())
+    result["sha256"] = {path.name: sha256(path) for path in files} | {"alignment": sha256(alignment / "test.jsonl.gz")}
     if frames is not None:
         order = sorted(kept)
         tensors = {f"layer-{i}": torch.cat([kept[name][i] for name in order]) for i in range(result["layers"])}

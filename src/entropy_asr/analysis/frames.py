@@ -1,8 +1,9 @@
 """Frames of any encoder, utterance by utterance and layer by layer, with the time that each stands for.
 
-Three kinds of source, told apart by what they are: a model file of this project (a pretraining part, or a whole system), a
-Hugging Face folder with a Whisper or wav2vec-style encoder, a folder of saved frames.  Nothing in them is executed: weights are
-safetensors, saved frames are plain `.npy`.
+Four kinds of source, told apart by what they are: a model file of this project (a pretraining part, or a whole system), a
+Hugging Face folder with a Whisper or wav2vec-style encoder, the folder of a Whisper converted by CTranslate2 (which gives its
+output alone), a folder of saved frames.  Nothing in them is executed: weights are safetensors or CTranslate2's own format, saved
+frames are plain `.npy`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -27,21 +28,27 @@ class Frames(NamedTuple):
     centres: np.ndarray
 
 
-def frames_of(source: Path, cuts: Iterable, features: Features, max_duration: float) -> Iterator[Frames]:
+def frames_of(source: Path, cuts: Iterable, features: Features, max_duration: float, window: float = 30.0) -> Iterator[Frames]:
     """Frames of the utterances, in any order.
 
+    Args:
+        max_duration: audio of one batch of a model of this project, seconds.
+        window: seconds that a Whisper of CTranslate2 pads an utterance to.
+
     Raises:
-        InputError: the source is none of the three kinds, or lacks an utterance.
+        InputError: the source is none of the four kinds, or lacks an utterance.
     """
     if source.is_file():
         return _conformer(source, cuts, features, max_duration)
+    if (source / "model.bin").is_file():
+        return _ctranslate2(source, cuts, features, window)
     if (source / "config.json").is_file():
         return _hugging_face(source, cuts, features)
     if source.is_dir() and next(source.glob("*.npy"), None):
         return _saved(source, cuts)
     raise InputError(
         f"{source}: expected a model file of this project (.safetensors), a Hugging Face folder with config.json, "
-        "or a folder of <utterance id>.npy"
+        "a Whisper converted by CTranslate2 (model.bin), or a folder of <utterance id>.npy"
     )
 
 
@@ -94,6 +101,19 @@ def _hugging_face(folder: Path, cuts: Iterable, features: Features) -> Iterator[
         centres = (np.arange(states[0].size(1)) + 0.5) * window / states[0].size(1)
         real = centres < cut.duration
         yield Frames(cut.id, [state[0].float().cpu()[real] for state in states], centres[real])
+
+
+def _ctranslate2(folder: Path, cuts: Iterable, features: Features, window: float) -> Iterator[Frames]:
+    """The output of a Whisper's encoder, its only layer that CTranslate2 hands out."""
+    from entropy_asr.audio.features import load_audio
+    from entropy_asr.evaluation.whisper import FRAME_SAMPLES, RATE, Whisper
+
+    if features.sampling_rate != RATE:
+        raise InputError(f"{folder} wants audio at {RATE} Hz, features.sampling_rate is {features.sampling_rate}")
+    whisper = Whisper(folder)
+    for cut in cuts:
+        output = torch.from_numpy(whisper.frames(load_audio(cut, features), window))
+        yield Frames(cut.id, [output], (np.arange(len(output)) + 0.5) * FRAME_SAMPLES / RATE)
 
 
 def _saved(folder: Path, cuts: Iterable) -> Iterator[Frames]:

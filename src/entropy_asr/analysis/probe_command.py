@@ -18,6 +18,7 @@ from entropy_asr.config import Features, Metrics
 from entropy_asr.errors import InputError
 
 log = logging.getLogger(__name__)
+PEERS = Path("results/peers")
 
 
 def deal(cuts: list) -> dict[str, list]:
@@ -29,11 +30,32 @@ def deal(cuts: list) -> dict[str, list]:
     return dealt
 
 
-def probe(encoder: Path, manifest: Path, aligner: Path, metrics: Metrics) -> dict[str, Any]:
-    """NSE, PAI and CSAI of an encoder, as `analysis.encoder_metrics` writes them.
+def packaged(encoder: Path) -> Path:
+    """Where the rules keep a packaged recogniser that is called by its name; anything else is what it is.
 
     Raises:
-        InputError: the manifest does not exist, or is too small to be dealt.
+        InputError: the packages were not fetched yet.
+    """
+    from entropy_asr.corpora.embedded.fetch import RECOGNISERS
+
+    if encoder.exists() or str(encoder) not in RECOGNISERS:
+        return encoder
+    folder = PEERS / encoder
+    if not (folder / "model.bin").is_file():
+        fetch = f"python -m entropy_asr.corpora.embedded.fetch --recogniser {encoder} --output {PEERS}"
+        raise InputError(f"{encoder} is not in {PEERS}; a run that has it as a peer fetches its packages, or: {fetch}")
+    return folder
+
+
+def probe(encoder: Path, manifest: Path, aligner: Path, metrics: Metrics, window: float = 30.0) -> dict[str, Any]:
+    """NSE, PAI and CSAI of an encoder, as `analysis.encoder_metrics` writes them.
+
+    Args:
+        encoder: anything that `frames_of` reads, or the name of a packaged recogniser.
+        window: seconds that a Whisper of CTranslate2 pads an utterance to.
+
+    Raises:
+        InputError: the encoder or the manifest does not exist, or the manifest is too small to be dealt.
     """
     from entropy_asr.audio.batches import read_cuts
     from entropy_asr.models.artifacts import read_header
@@ -42,9 +64,11 @@ def probe(encoder: Path, manifest: Path, aligner: Path, metrics: Metrics) -> dic
         raise InputError(
             f"manifest {manifest} does not exist; `python -m entropy_asr.corpora.manifest` makes one of your own speech"
         )
+    encoder = packaged(encoder)
     if not encoder.exists():
         raise InputError(
-            f"encoder {encoder} does not exist; name a model file, a Hugging Face folder, or a folder of saved frames"
+            f"encoder {encoder} does not exist; name a model file, a Hugging Face or CTranslate2 folder, a folder of "
+            "saved frames, or whisper-base"
         )
     features = Features(num_mel_bins=read_header(aligner)["num_mel_bins"])
     sets = {}
@@ -55,7 +79,7 @@ def probe(encoder: Path, manifest: Path, aligner: Path, metrics: Metrics) -> dic
         log.info("%s: %d of %d utterances aligned", name, report["aligned"], report["utterances"])
         by_id = {item.id: item for item in aligned}
         sets[name] = ([cut for cut in cuts if cut.id in by_id], by_id)
-    return measure(encoder, sets, features, metrics)[0]
+    return measure(encoder, sets, features, metrics, window=window)[0]
 
 
 def summary(result: dict[str, Any]) -> list[tuple[str, ...]]:

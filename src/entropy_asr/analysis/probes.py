@@ -17,7 +17,6 @@ the probe where it started, and the difference at about 0.  Nothing is clamped: 
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -64,8 +63,9 @@ class ProbeOptions:
 class Samples:
     """Labelled vectors.
 
-    inputs: (N, d) float32; labels: (N,) int64; utterances: (N,) int64, the unit of resampling;
-    prior: (M, K) log-weights of the labels, -inf excludes one; which: (N,) row of `prior` that holds for a sample.
+    inputs: (N, d) float32; labels: (N,) int64, columns of `prior`; utterances: (N,) int64, the unit of resampling;
+    prior: (M, C) log-weights, -inf excludes a column; which: (N,) row of `prior` that holds for a sample;
+    choices: (M, C) label that each column stands for in a row; None: it is the column's number.
     """
 
     inputs: Tensor
@@ -73,9 +73,24 @@ class Samples:
     utterances: Tensor
     prior: Tensor
     which: Tensor
+    choices: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def classes(self) -> int:
+        """How many labels there are."""
+        return self.prior.size(1) if self.choices is None else int(self.choices.max()) + 1
+
+    def counts(self) -> Tensor:
+        """How often each label is right, (classes,)."""
+        labels = self.labels if self.choices is None else self.choices[self.which, self.labels]
+        return torch.bincount(labels, minlength=self.classes)
+
+    def undecided(self) -> "Samples":
+        """Those for which more than one label competes: the likelihood of all others is 1, whatever the probe."""
+        return self.take((self.prior > -torch.inf).sum(1)[self.which] > 1)
 
     def masked(self) -> "Samples":
         """E masked out."""
@@ -120,46 +135,53 @@ class Probe(nn.Module):
         if bias is not None:
             self.out.bias.data.copy_(bias)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.out(self.hidden(inputs))
+    def forward(self, inputs: Tensor, choices: Tensor | None = None) -> Tensor:
+        """Logits (N, K) of all labels, or (N, C) of the `choices` (N, C) alone."""
+        hidden = self.hidden(inputs)
+        if choices is None:
+            return self.out(hidden)
+        logits = torch.einsum("nd,ncd->nc", hidden, F.embedding(choices, self.out.weight))
+        return logits if self.out.bias is None else logits + self.out.bias[choices]
 
 
-def _loss(probe: Probe, inputs: Tensor, samples: Samples, rows: Tensor) -> Tensor:
-    """Negative log-likelihood of some samples, (rows,), nats; inputs are whitened."""
-    logits = probe(inputs[rows]) + samples.prior[samples.which[rows]]
-    return F.cross_entropy(logits, samples.labels[rows], reduction="none")
+def _loss(probe: Probe, samples: Samples, rows: Tensor) -> Tensor:
+    """Negative log-likelihood of some samples, (rows,), nats."""
+    which = samples.which[rows]
+    choices = None if samples.choices is None else samples.choices[which]
+    return F.cross_entropy(probe(samples.inputs[rows], choices) + samples.prior[which], samples.labels[rows], reduction="none")
 
 
 @torch.no_grad()
-def _nll(probe: Probe, inputs: Tensor, samples: Samples) -> Tensor:
+def _nll(probe: Probe, samples: Samples) -> Tensor:
     """Of all samples, (N,) float64."""
     rows = torch.arange(len(samples)).split(4096)
-    return torch.cat([_loss(probe, inputs, samples, chunk).double() for chunk in rows])
+    return torch.cat([_loss(probe, samples, chunk).double() for chunk in rows])
 
 
-def fit(train: Samples, held_out: Samples, bias: Tensor | None, seed: int, options: ProbeOptions) -> tuple[Probe, Whitening]:
+def fit(train: Samples, held_out: Samples, bias: Tensor | None, seed: int, options: ProbeOptions) -> Probe:
     """Fit a probe by Adam; each time the held-out part gets no better, go back to the best and lower the learning rate.
 
     Args:
+        train, held_out: with whitened inputs.
         bias: (K,) where the bias starts; None for a probe without one.
     """
     generator = torch.Generator().manual_seed(seed)
-    kept = torch.randperm(len(train), generator=generator)[: math.ceil(KEPT * len(train))]
-    train = train.take(kept)
-    whiten = Whitening(train.inputs)
-    inputs, held_out_inputs = whiten(train.inputs), whiten(held_out.inputs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        probe = Probe(inputs.size(1), train.prior.size(1), bias, options)
-    rate, best = LEARNING_RATE, _nll(probe, held_out_inputs, held_out).mean()
+        probe = Probe(train.inputs.size(1), train.classes, bias, options)
+    train, held_out = train.undecided(), held_out.undecided()
+    if len(train) == 0 or len(held_out) == 0:
+        return probe
+    train = train.take(torch.randperm(len(train), generator=generator)[: math.ceil(KEPT * len(train))])
+    rate, best = LEARNING_RATE, _nll(probe, held_out).mean()
     state = {name: tensor.clone() for name, tensor in probe.state_dict().items()}
     optimiser = torch.optim.Adam(probe.parameters(), lr=rate)
     for _ in range(options.max_epochs):
         for rows in torch.randperm(len(train), generator=generator).split(BATCH):
             optimiser.zero_grad()
-            _loss(probe, inputs, train, rows).mean().backward()
+            _loss(probe, train, rows).mean().backward()
             optimiser.step()
-        loss = _nll(probe, held_out_inputs, held_out).mean()
+        loss = _nll(probe, held_out).mean()
         if loss < best - 1e-4 * best.abs():
             best, state = loss, {name: tensor.clone() for name, tensor in probe.state_dict().items()}
             continue
@@ -169,7 +191,7 @@ def fit(train: Samples, held_out: Samples, bias: Tensor | None, seed: int, optio
         probe.load_state_dict(state)
         optimiser = torch.optim.Adam(probe.parameters(), lr=rate)
     probe.load_state_dict(state)
-    return probe, whiten
+    return probe
 
 
 @dataclass(frozen=True)
@@ -185,8 +207,12 @@ class Scores:
     utterances: Tensor
 
 
-def probe_scores(train: Samples, held_out: Samples, test: Samples, options: ProbeOptions, with_bias: bool = True) -> Scores:
-    """Fit on `train`, stop by `held_out`, score `test`; all three of different utterances.
+def probe_scores(
+    train: Samples, held_out: Samples, test: Samples, *families: ProbeOptions, with_bias: bool = True
+) -> list[Scores]:
+    """Fit on `train`, stop by `held_out`, score `test`, all three of different utterances: once for each of the families.
+
+    With E masked out a probe is a bias, in either family: that one is fitted once, and where all others start.
 
     Args:
         with_bias: False where `prior` is already a distribution (a language model's): then masked is that prior's own.
@@ -197,27 +223,24 @@ def probe_scores(train: Samples, held_out: Samples, test: Samples, options: Prob
     for name, samples in (("fitting", train), ("held-out", held_out), ("test", test)):
         if len(samples) == 0:
             raise InputError(f"no {name} sample is left for the probe; take more utterances (section metrics)")
-    labels = train.prior.size(1)
-    bias = (torch.bincount(train.labels, minlength=labels).float() + 0.5).log() if with_bias else None
-    bias = None if bias is None else bias - bias.logsumexp(0)
-
-    def scored(sets: tuple[Samples, Samples, Samples], start: Tensor | None, seed: int) -> tuple[Tensor, Probe]:
-        probe, whiten = fit(sets[0], sets[1], start, seed, options)
-        return _nll(probe, whiten(sets[2].inputs), sets[2]), probe
-
-    masked_sets = (train.masked(), held_out.masked(), test.masked())
-    if bias is None:
-        masked = _nll(_silent(1, labels), masked_sets[2].inputs, masked_sets[2])
+    linear = replace(families[0], family="linear")
+    if with_bias:
+        frequency = (train.counts() + 0.5).log()
+        silent = fit(train.masked(), held_out.masked(), frequency - frequency.logsumexp(0), 0, linear)
     else:
-        masked, probe = scored(masked_sets, bias, 0)
-        bias = probe.out.bias.detach() if options.family == "linear" else bias
-    given = torch.stack([scored((train, held_out, test), bias, seed)[0] for seed in range(options.seeds)])
+        silent = Probe(1, train.classes, None, linear)
+    bias = None if silent.out.bias is None else silent.out.bias.detach()
+    masked = _nll(silent, test.masked())
+    whiten = Whitening(train.inputs)
+    train, held_out, test = (replace(samples, inputs=whiten(samples.inputs)) for samples in (train, held_out, test))
     shuffled = (train.shuffled(0), held_out.shuffled(1), test.shuffled(2))
-    return Scores(masked, given, scored(shuffled, bias, 0)[0], test.utterances)
 
+    def scored(options: ProbeOptions) -> Scores:
+        given = [_nll(fit(train, held_out, bias, seed, options), test) for seed in range(options.seeds)]
+        control = _nll(fit(shuffled[0], shuffled[1], bias, 0, options), shuffled[2])
+        return Scores(masked, torch.stack(given), control, test.utterances)
 
-def _silent(width: int, labels: int) -> Probe:
-    return Probe(width, labels, None, ProbeOptions())
+    return [scored(options) for options in families]
 
 
 @dataclass(frozen=True)
@@ -293,6 +316,7 @@ class HashSample:
     def __init__(self, size: int) -> None:
         self.size = size
         self.keys = np.zeros(0)
+        self.limit = 1.0  # what has a larger key is not among the smallest any more
         self.inputs: list[np.ndarray] = []
         self.facts: list[tuple[Hashable, ...]] = []
         self.utterances = np.zeros(0, dtype=np.int64)
@@ -301,11 +325,12 @@ class HashSample:
         """All vectors of one utterance, (L, d), and what is known of each (its label first)."""
         digest = hashlib.sha256(utterance.encode()).digest()
         keys = np.random.default_rng(int.from_bytes(digest[:8], "big")).random(len(inputs))
-        self.keys = np.concatenate([self.keys, keys])
-        self.inputs.append(inputs.float().numpy())
-        self.facts += facts
+        chosen = np.flatnonzero(keys <= self.limit)
+        self.keys = np.concatenate([self.keys, keys[chosen]])
+        self.inputs.append(inputs.float().numpy()[chosen])
+        self.facts += [facts[i] for i in chosen]
         number = int.from_bytes(digest[:7], "big")
-        self.utterances = np.concatenate([self.utterances, np.full(len(inputs), number)])
+        self.utterances = np.concatenate([self.utterances, np.full(len(chosen), number)])
         if len(self.keys) > 2 * self.size:
             self._prune()
 
@@ -314,6 +339,7 @@ class HashSample:
         self.keys, self.utterances = self.keys[order], self.utterances[order]
         self.inputs = [np.concatenate(self.inputs)[order]] if self.inputs else []  # a copy: no batch is kept alive
         self.facts = [self.facts[i] for i in order]
+        self.limit = self.keys[-1] if len(order) == self.size else self.limit
 
     def arrays(self) -> tuple[Tensor, list[tuple[Hashable, ...]], Tensor]:
         """inputs (N, d), facts, utterances (N,), in the order of the random numbers."""
@@ -330,15 +356,20 @@ def phoneme_samples(sample: HashSample, inventory: Sequence[Hashable]) -> Sample
     return Samples(inputs, labels, utterances, torch.zeros(1, len(ids)), torch.zeros(len(labels), dtype=torch.int64))
 
 
-def homophones(fitted_on: Sequence[tuple[Hashable, Hashable]]) -> tuple[dict, dict, Tensor]:
-    """From (unit, pronunciation) pairs: ids of units, ids of pronunciations, and (pronunciations, units) 0 or -inf."""
-    pairs = Counter(fitted_on)
+def homophones(fitted_on: Sequence[tuple[Hashable, Hashable]]) -> tuple[dict[tuple, tuple[int, int]], Tensor, Tensor]:
+    """From (unit, pronunciation) pairs: row and column of each; and, a row a pronunciation, `prior` and `choices` of Samples."""
+    pairs = sorted(set(fitted_on), key=str)
     units = {unit: i for i, unit in enumerate(sorted({unit for unit, _ in pairs}, key=str))}
-    spoken = {spoken: i for i, spoken in enumerate(sorted({spoken for _, spoken in pairs}, key=str))}
-    prior = torch.full((len(spoken), len(units)), -torch.inf)
+    spoken: dict[Hashable, list[Hashable]] = {}
     for unit, pronunciation in pairs:
-        prior[spoken[pronunciation], units[unit]] = 0.0
-    return units, spoken, prior
+        spoken.setdefault(pronunciation, []).append(unit)
+    prior = torch.full((len(spoken), max(map(len, spoken.values()), default=1)), -torch.inf)
+    choices, places = torch.zeros(prior.shape, dtype=torch.int64), {}
+    for row, (pronunciation, named) in enumerate(spoken.items()):
+        for column, unit in enumerate(named):
+            prior[row, column], choices[row, column] = 0.0, units[unit]
+            places[unit, pronunciation] = (row, column)
+    return places, prior, choices
 
 
 def unit_samples(inputs: Tensor, facts: Sequence[tuple], utterances: Tensor, lexicon: tuple) -> tuple[Samples, Tensor]:
@@ -346,11 +377,11 @@ def unit_samples(inputs: Tensor, facts: Sequence[tuple], utterances: Tensor, lex
 
     facts: (unit, pronunciation, …) of each; lexicon: as :func:`homophones` gives it.
     """
-    units, spoken, prior = lexicon
-    known = torch.tensor([s in spoken and u in units and prior[spoken[s], units[u]] == 0 for u, s, *_ in facts], dtype=torch.bool)
-    labels = torch.tensor([units[u] for (u, *_), k in zip(facts, known, strict=True) if k], dtype=torch.int64)
-    which = torch.tensor([spoken[s] for (_, s, *_), k in zip(facts, known, strict=True) if k], dtype=torch.int64)
-    return Samples(inputs[known], labels, utterances[known], prior, which), known
+    places, prior, choices = lexicon
+    found = [places.get((unit, pronunciation)) for unit, pronunciation, *_ in facts]
+    known = torch.tensor([place is not None for place in found], dtype=torch.bool)
+    which, labels = torch.tensor([place for place in found if place], dtype=torch.int64).reshape(-1, 2).T
+    return Samples(inputs[known], labels, utterances[known], prior, which, choices), known
 
 
 def _dealt(utterances: Tensor) -> list[Tensor]:
@@ -371,7 +402,7 @@ def phonetic_accessible_information(
     prior = torch.zeros(1, int(phonemes.max()) + 1)
     samples = Samples(frames.float(), phonemes, utterances, prior, torch.zeros(len(phonemes), dtype=torch.int64))
     train, held_out, test = (samples.take(part) for part in _dealt(utterances))
-    return information(probe_scores(train, held_out, test, options), options)
+    return information(probe_scores(train, held_out, test, options)[0], options)
 
 
 def conditional_semantic_accessible_information(
@@ -396,4 +427,4 @@ def conditional_semantic_accessible_information(
         sets.append(samples)
         known.append(nameable)
     train, held_out, test = sets
-    return information(probe_scores(train, held_out, test, options), options, left_out=int((~known[2]).sum()))
+    return information(probe_scores(train, held_out, test, options)[0], options, left_out=int((~known[2]).sum()))

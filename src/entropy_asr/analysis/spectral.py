@@ -27,11 +27,22 @@ class Moments:
         self.count = 0
         self.mean = torch.zeros(0, dtype=torch.float64)
         self.scatter = torch.zeros(0, 0, dtype=torch.float64)
-        if frames is not None and len(frames):
-            frames = frames.double()
-            self.count, self.mean = len(frames), frames.mean(0)
-            centred = frames - self.mean
-            self.scatter = centred.T @ centred
+        if frames is not None:
+            self.update(frames)
+
+    def update(self, frames: Tensor) -> None:
+        """Take (L, d) frames in, in place: one pass over the scatter."""
+        if len(frames) == 0:
+            return
+        frames = frames.double()
+        if self.count == 0:
+            self.mean, self.scatter = frames.new_zeros(frames.size(1)), frames.new_zeros(frames.size(1), frames.size(1))
+        total, mean = self.count + len(frames), frames.mean(0)
+        apart = mean - self.mean
+        centred = torch.cat([frames - mean, (self.count * len(frames) / total) ** 0.5 * apart[None]])
+        self.scatter.addmm_(centred.T, centred)
+        self.mean += len(frames) / total * apart
+        self.count = total
 
     def add(self, other: "Moments", sign: int = 1) -> "Moments":
         """Both together; with sign -1, what is left when `other` is taken out again."""
@@ -108,7 +119,7 @@ class SpectralEntropy:
     def update(self, utterance: str, frames: Tensor) -> None:
         """frames: (L, d) of one utterance or of a piece of it."""
         place = int.from_bytes(hashlib.sha256(utterance.encode()).digest()[:8], "big") % len(self.groups)
-        self.groups[place] = self.groups[place].add(Moments(frames))
+        self.groups[place].update(frames)
 
     def estimate(self) -> SpectralEstimate:
         """NSE with bias and interval. Raises ValueError where it is undefined."""

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import typer
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from entropy_asr.analysis.alignment import FIRST_CENTRE, MODEL_FRAMES, SETS, Alignment
 from entropy_asr.analysis.allocation import entropy_allocation
@@ -143,7 +144,7 @@ def measure(
     classes = len(scorer.classes) + 1
     options = ProbeOptions("linear", metrics.probe_seeds, metrics.max_epochs, metrics.mlp_hidden, metrics.resamples)
     train, held_out, test = (_samples(kept[name], classes) for name in SETS)
-    scores = probe_scores(train, held_out, test, options, with_bias=False)
+    (scores,) = probe_scores(train, held_out, test, options, with_bias=False)
     facts = kept["test"].arrays()[1]
     h0, h2, rest = (torch.tensor([fact[i] for fact in facts], dtype=torch.float64) for i in (1, 2, 3))
     h1 = scores.given.mean(0) + rest  # what a token costs within its class; only that of all others is not 0
@@ -155,6 +156,16 @@ def measure(
             "control_eer": 1 - ((scores.control + rest)[chosen].mean() / h0[chosen].mean()).item()
         }
     return found
+
+
+def load(system: Path, lm: Path) -> tuple[SpeechLLM, SpeechLLM, PreTrainedTokenizerBase]:
+    """A finished system, the LLM that it started from with the same prompt, and their tokenizer."""
+    from entropy_asr.models.artifacts import load_llm, load_system
+    from entropy_asr.training.distributed import choose_device
+
+    model, tokenizer = load_system(system)
+    prior = SpeechLLM(model.encoder, model.adaptor, load_llm(lm)[0], model.prompt)
+    return model.to(choose_device()).eval(), prior.to(choose_device()).eval(), tokenizer
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -173,17 +184,12 @@ def main(
     """Measure one system."""
     from entropy_asr.config import load_stage
     from entropy_asr.files import sha256, write_json
-    from entropy_asr.models.artifacts import load_llm, load_system
-    from entropy_asr.training.distributed import choose_device
     from entropy_asr.training.loop import configure_logging
 
     configure_logging()
     settings = load_stage(config)
-    device = choose_device()
     sets = read_sets(manifests, alignment)
-    model, tokenizer = load_system(system)
-    prior = SpeechLLM(model.encoder, model.adaptor, load_llm(lm)[0], model.prompt).to(device).eval()
-    found = measure(model.to(device), prior, tokenizer, sets, settings.features, settings.metrics)
+    found = measure(*load(system, lm), sets, settings.features, settings.metrics)
     kinds = sorted({cut.supervisions[0].custom.get("corpus_kind", "unknown") for cut in sets["test"][0]})
     facts = {"system": str(system), "prior": str(lm), "corpus_kind": " and ".join(kinds)}
     hashes = {"system": sha256(system / "model.safetensors"), "alignment": sha256(alignment / "test.jsonl.gz")}

@@ -19,10 +19,10 @@ import numpy as np
 import typer
 
 from entropy_asr.errors import InputError, friendly_exit
+from entropy_asr.evaluation.whisper import RATE, Whisper
 
 log = logging.getLogger(__name__)
 Transcribe = Callable[[np.ndarray, str], str]
-RATE = 16_000
 NAMES = {"en": "english", "zh": "chinese"}
 
 
@@ -36,8 +36,6 @@ class Kind(StrEnum):
 
 def ctranslate2_whisper(path: str, window: float) -> Transcribe:
     """A Whisper in CTranslate2's format; what loops in a short window is heard again in Whisper's own of 30 seconds."""
-    from entropy_asr.evaluation.whisper import Whisper
-
     whisper = Whisper(Path(path))
 
     def transcribe(samples: np.ndarray, language: str) -> str:

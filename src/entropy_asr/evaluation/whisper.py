@@ -4,6 +4,7 @@ Whisper pads every utterance to 30 seconds.  On utterances of a few seconds a wi
 transcripts five times faster.
 """
 
+import math
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import numpy as np
 from entropy_asr.errors import InputError
 
 SIMPLIFIED_PROMPT = "以下是普通话的句子。"
+RATE = 16_000  # Hz
+FRAME_SAMPLES = 320  # 20 ms
+LONGEST = 30  # seconds
 
 
 class Whisper:
@@ -51,12 +55,27 @@ class Whisper:
 
     def __call__(self, audio: np.ndarray, language: str, window: float = 30.0) -> str:
         """Transcript of 16 kHz `audio` in English (en) or Mandarin (zh), padded to `window` seconds."""
+        result = self.whisper.model.generate(
+            self._encode(audio, window), [list(self.prompt(language))], beam_size=1, max_length=120
+        )
+        return self.tokenizer(language).decode(result[0].sequences_ids[0]).strip()
+
+    def frames(self, audio: np.ndarray, window: float = 30.0) -> np.ndarray:
+        """Encoder output on 16 kHz `audio`, (T, d) float32, a frame each 20 ms; what stands for padding is cut off.
+
+        Raises:
+            InputError: the audio is longer than Whisper's 30 seconds.
+        """
+        if len(audio) > LONGEST * RATE:
+            raise InputError(f"{len(audio) / RATE:.1f} s of audio, Whisper hears {LONGEST} s; cut it")
+        return np.array(self._encode(audio, window))[0, : math.ceil(len(audio) / FRAME_SAMPLES)]
+
+    def _encode(self, audio: np.ndarray, window: float):
+        """Encoder output on padded audio, (1, 50 frames a second, d), as CTranslate2 holds it."""
         import ctranslate2
 
-        seconds = max(int(window), int(len(audio) / 16_000) + 1)
-        padded = np.pad(audio, (0, seconds * 16_000 - len(audio)))
+        seconds = max(int(window), math.ceil(len(audio) / RATE))
+        padded = np.pad(audio, (0, seconds * RATE - len(audio)))
         features = self.whisper.feature_extractor(padded, padding=0)[None, :, : seconds * 100]
         view = ctranslate2.StorageView.from_array(np.ascontiguousarray(features, dtype=np.float32))
-        encoded = self.whisper.model.encode(view, to_cpu=True)
-        result = self.whisper.model.generate(encoded, [list(self.prompt(language))], beam_size=1, max_length=120)
-        return self.tokenizer(language).decode(result[0].sequences_ids[0]).strip()
+        return self.whisper.model.encode(view, to_cpu=True)

@@ -8,7 +8,8 @@
 A row is one metric of one checkpoint.  `arm` is `encoder` for the parts of phoneme pretraining, which the arms of a seed share
 (`encoder_character`, `encoder_attention` for the other kinds); `encoder` says of every checkpoint which pretraining it comes
 from; `layer` 0 is what enters the first block; `compared_with` is the later checkpoint of a CKA.  `low` and `high` are 95%
-intervals over utterances, and empty where there is none.
+intervals over utterances, and empty where there is none.  Rows of the stage `peer` are of another recogniser's encoder: `arm` and
+`encoder` are its name; it has no seed, and no `layer` where it gives its output alone.
 """
 
 from __future__ import annotations
@@ -39,9 +40,11 @@ COLUMNS = (
 SPECTRUM_COLUMNS = ("arm", "seed", "stage", "part", "layer", "rank", "variance_share", "cumulative_share", "corpus_kind")
 FIGURES = ("shift", "drift", "spectrum", "allocation")
 CONVENTIONAL = ("no_ia_sft", "joint_only", "aed")  # arms whose encoder the whole joint training pulls at
+PEER = "peer"  # stage of the rows of other recognisers' encoders
 NO_VARIANCE = 1e-9  # share of the total: rounding
 
 _ENCODER_PATH = re.compile(r"encoder/([^/]+)/seed-(\d+)/(part-(\d+)|joint_sft)\.json$")
+_PEER_PATH = re.compile(r"encoder/peers/([^/]+)\.json$")
 _SEED_PATH = re.compile(r"(?:system/([^/]+)|drift)/seed-(\d+)\.json$")
 
 
@@ -52,21 +55,32 @@ def _checkpoint(owner: str, name: str) -> dict[str, Any]:
     return {"arm": ENCODERS[owner], "stage": "pretrain", "part": int(name.removeprefix("part-"))}
 
 
-def encoder_rows(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of one encoder's NSE, PAI and CSAI; and of the spectrum of its output."""
+def _measured(path: Path) -> dict[str, Any]:
+    """arm, stage, part and seed of a file of encoder metrics, by its place."""
+    if peer := _PEER_PATH.search(path.as_posix()):
+        return {"arm": peer[1], "stage": PEER, "part": None, "seed": None}
     found = _ENCODER_PATH.search(path.as_posix())
     if found is None:
-        raise InputError(f"{path}: expected …/encoder/<objective or arm>/seed-<s>/<part-i or joint_sft>.json")
+        raise InputError(
+            f"{path}: expected …/encoder/<objective or arm>/seed-<s>/<part-i or joint_sft>.json, or …/peers/<name>.json"
+        )
+    return {**_checkpoint(found[1], found[3]), "seed": int(found[2])}
+
+
+def encoder_rows(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of one encoder's NSE, PAI and CSAI; and of the spectrum of its output."""
+    who = _measured(path)
     facts = read_json(path)
-    who = {**_checkpoint(found[1], found[3]), "seed": int(found[2]), "corpus_kind": facts["corpus_kind"]}
+    who["corpus_kind"] = facts["corpus_kind"]
+    layers = len(facts["nse"])
     rows = []
     for item in facts["nse"]:
-        same = {**who, "layer": item["layer"], "language": "all", "unit": "ratio", "n": item["frames"], "n_unit": "frames"}
+        same = {**who, "layer": _layer(item, layers), "language": "all", "unit": "ratio", "n": item["frames"], "n_unit": "frames"}
         rows.append({**same, "metric": "nse", "value": item["value"], "low": item["low"], "high": item["high"]})
         rows.append({**same, "metric": "nse_bias", "value": item["bias"]})
     for metric, unit in (("pai", "frame"), ("csai", "unit")):
         for item in facts[metric]:
-            same = {**who, "layer": item["layer"], "language": item["language"], "probe": item["family"]}
+            same = {**who, "layer": _layer(item, layers), "language": item["language"], "probe": item["family"]}
             same |= {"n": item["samples"], "n_unit": f"{unit}s"}
             interval = {name: item[name] for name in ("value", "low", "high", "seed_std")}
             rows.append({**same, "metric": metric, "unit": "ratio", **interval})
@@ -77,8 +91,15 @@ def encoder_rows(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
     total, spectrum = 0.0, []
     for rank, share in enumerate(output["spectrum"], 1):
         total += share
-        spectrum.append({**who, "layer": output["layer"], "rank": rank, "variance_share": share, "cumulative_share": total})
+        spectrum.append(
+            {**who, "layer": _layer(output, layers), "rank": rank, "variance_share": share, "cumulative_share": total}
+        )
     return rows, spectrum
+
+
+def _layer(item: dict[str, Any], layers: int) -> int | None:
+    """None where an encoder gives one layer alone: 0 would say that this is what enters its first block."""
+    return item["layer"] if layers > 1 else None
 
 
 def _seed_of(path: Path) -> tuple[str | None, int]:
@@ -116,6 +137,11 @@ def drift_rows(path: Path, corpus_kind: str) -> list[dict[str, Any]]:
     return rows
 
 
+def without_peers(rows: Rows) -> list[dict[str, str]]:
+    """The rows of what this run trained."""
+    return [row for row in rows if row["stage"] != PEER]
+
+
 def _chosen(rows: Rows, **cells: str) -> list[dict[str, str]]:
     return [row for row in rows if all(row[name] == cell for name, cell in cells.items())]
 
@@ -145,7 +171,7 @@ def _outputs(rows: Rows, metric: str, seed: str, arm: str) -> list[dict[str, str
 
 def shifts(rows: Rows) -> list[dict[str, Any]]:
     """What joint SFT did to the encoder's output, a row a seed and arm: each metric before and after, drift, EER, LER, AR."""
-    found = []
+    rows, found = without_peers(rows), []
     for seed in dict.fromkeys(row["seed"] for row in rows):
         for arm in arms_of(rows):
             item: dict[str, Any] = {"seed": seed, "arm": arm}
@@ -206,9 +232,10 @@ def _error_bar(row: dict[str, str]) -> list[list[float]] | None:
 
 
 def draw_shift(rows: Rows) -> Figure:
-    """NSE, PAI and CSAI of the encoder's output through pretraining and, arm by arm, after joint SFT."""
+    """NSE, PAI and CSAI of the encoder's output through pretraining and, arm by arm, after joint SFT; peers as a level."""
     import matplotlib.pyplot as plt
 
+    peers, rows = _chosen(rows, stage=PEER, language="all"), without_peers(rows)
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.4))
     arms, encoders, first = arms_of(rows), _encoders(rows), rows[0]["seed"]
     for ax, metric in zip(axes, ("nse", "pai", "csai"), strict=True):
@@ -236,6 +263,10 @@ def draw_shift(rows: Rows) -> Figure:
                 ax.errorbar(x, float(row["value"]), _error_bar(row), color=drawn.color, capsize=2, linewidth=0.9)
                 marker = "sD^vP*X"[number % 7]
                 ax.plot([x], [float(row["value"])], marker, color=drawn.color, label=arm if seed == first else None)
+        for (peer,), same in _by(
+            [r for r in peers if r["metric"] == metric and r["probe"] in ("", "linear") and r["value"]], "arm"
+        ):
+            ax.axhline(float(same[-1]["value"]), color="#8a94a0", linestyle=(0, (1, 1)), linewidth=1.0, label=peer)
         ticks = [*range(parts), parts + 0.15 * (len(arms) - 1)]
         ax.set_xticks(ticks, [*(f"part {part}" for part in range(parts)), "after\njoint SFT"])
         ax.set(title=metric.upper(), ylabel=f"{metric.upper()}, share of 1")
@@ -374,7 +405,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_
 @app.command()
 @friendly_exit()
 def table(
-    encoders: list[Path] = typer.Option(..., help="…/encoder/<owner>/seed-<s>/<checkpoint>.json; repeat"),
+    encoders: list[Path] = typer.Option(
+        ..., help="…/encoder/<owner>/seed-<s>/<checkpoint>.json, …/encoder/peers/<name>.json; repeat"
+    ),
     systems: list[Path] = typer.Option([], help="…/system/<arm>/seed-<s>.json; repeat"),
     drift: list[Path] = typer.Option([], help="…/drift/seed-<s>.json; repeat"),
     start: list[str] = typer.Option([], help="arm=pretraining that it starts from, where that is not of phonemes; repeat"),
@@ -391,7 +424,9 @@ def table(
     rows += [row for path in systems for row in system_rows(path)] + [row for path in drift for row in drift_rows(path, kind)]
     starts = dict(item.split("=") for item in start)
     for row in rows:
-        row["encoder"] = row["arm"] if row["arm"] in SHARED else ENCODERS[starts.get(row["arm"], "phoneme")]
+        row["encoder"] = (
+            row["arm"] if row["arm"] in SHARED or row["stage"] == PEER else ENCODERS[starts.get(row["arm"], "phoneme")]
+        )
     write_table(out, rows, COLUMNS)
     write_table(spectrum, shares, SPECTRUM_COLUMNS)
 
@@ -407,9 +442,10 @@ def figures(
     import matplotlib
 
     matplotlib.use("Agg")
-    rows, shares = read_table(entropy), read_table(spectrum)
-    for name, draw in (("shift", draw_shift), ("drift", draw_drift), ("allocation", draw_allocation)):
-        save(lambda draw=draw: draw(rows), out / name)
+    rows, shares = read_table(entropy), without_peers(read_table(spectrum))
+    save(lambda: draw_shift(rows), out / "shift")
+    for name, draw in (("drift", draw_drift), ("allocation", draw_allocation)):
+        save(lambda draw=draw: draw(without_peers(rows)), out / name)
     save(lambda: draw_spectrum(shares), out / "spectrum")
 
 

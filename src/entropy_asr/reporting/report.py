@@ -74,7 +74,7 @@ FIGURES = {
         "The metrics of the encoder’s output at each handover, then after joint SFT, an arm a line; bars are 95% intervals over "
         "test utterances. The recipe should keep PAI (what a linear probe finds of the phonemes) where pretraining left it, "
         "and raise CSAI (what it finds of the text beyond its pronunciation) less than the other arm; intervals that overlap "
-        "show nothing.",
+        "show nothing. A grey level is another recogniser’s encoder on the same utterances and labels.",
     ),
     "drift": (
         "Drift between checkpoints",
