@@ -23,9 +23,8 @@ import pytest
 import yaml
 from repository import ENVIRONMENT, REPO
 
-from entropy_asr.cluster import Site, refuse_lost_preemption, slurm_jobs
+from entropy_asr.cluster import slurm_jobs
 from entropy_asr.config import load_config
-from entropy_asr.errors import InputError
 from entropy_asr.files import sha256
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -233,8 +232,11 @@ def test_a_lost_node_is_replaced_and_processes_still_on_it_write_nothing(disturb
     assert disturbed.process.poll() is None
 
 
-def test_a_preempted_job_comes_back(disturbed: Disturbed) -> None:
+@pytest.mark.parametrize("mode", ["REQUEUE", "CANCEL"])
+def test_a_preempted_job_comes_back(mode: str, disturbed: Disturbed) -> None:
+    """By Slurm, or where that cancels it (a property of the cluster, the partition or the QOS) by the coordinator."""
     before = record(disturbed, running(disturbed.folder, PART))
+    scontrol("update", "partitionname=faults", f"PreemptMode={mode}")
     whole = ["-p", "urgent", "--nodes=2", "--gres=gpu:a100:8", "--output=/dev/null", "--wrap", "sleep 1"]
     with held(disturbed):
         wait_for(lambda: len(slurm.states()) == slurm.NODES and "down*" not in slurm.states(), 30, "the lost node is back")
@@ -243,6 +245,8 @@ def test_a_preempted_job_comes_back(disturbed: Disturbed) -> None:
     disturbed.taken_over()
     assert resumed_at(disturbed.stage_log()) > 0
     assert len(records(disturbed.folder, PART)) == 3
+    said = f"job {before['id']} was preempted: back in the queue" in (disturbed.folder / "coordinator.log").read_text()
+    assert said == (mode == "CANCEL")
 
 
 def started_again(disturbed: Disturbed, before: dict[str, str]) -> bool:
@@ -324,17 +328,6 @@ def test_the_weights_are_those_of_a_run_that_was_left_alone(disturbed: Disturbed
     assert sha256(disturbed.folder / "alone/out/encoder.safetensors") == sha256(disturbed.folder / OUT / "encoder.safetensors")
     steps = [[json.loads(line)["step"] for line in (disturbed.folder / f / "train.jsonl").open()] for f in ("alone/out", OUT)]
     assert steps[0] == steps[1]
-
-
-def test_a_partition_that_cancels_preempted_jobs_is_refused(cluster: None) -> None:
-    refuse_lost_preemption(Site(gpu_partition="faults"))
-    scontrol("update", "partitionname=faults", "PreemptMode=CANCEL")
-    try:
-        with pytest.raises(InputError, match="partition faults cancels preempted jobs"):
-            refuse_lost_preemption(Site(gpu_partition="faults"))
-        refuse_lost_preemption(Site())
-    finally:
-        scontrol("update", "partitionname=faults", "PreemptMode=REQUEUE")
 
 
 # -- the smoke experiment has ended -----------------------------------------------------------------------------------------
