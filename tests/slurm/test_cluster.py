@@ -51,7 +51,8 @@ def coordinator(folder: Path, settings: list[Path], *words: str, site: str = "si
     """`snakemake --profile slurm`, at the root of the repository, asking after its jobs more often than on a busy cluster."""
     environment = ENVIRONMENT | {"ENTROPY_ASR_SITE": str(REPO / "tests/slurm" / site)}
     folder.mkdir(parents=True, exist_ok=True)
-    command = ["snakemake", "--profile", "slurm", "--configfile", *map(str, settings), "--directory", str(folder)]
+    command = [sys.executable, str(REPO / "tests/slurm/impatient.py")]
+    command += ["--profile", "slurm", "--configfile", *map(str, settings), "--directory", str(folder)]
     command += ["--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5", *words]
     with (folder / "coordinator.log").open("a") as log:
         return subprocess.Popen(command, cwd=REPO, env=environment, stdout=log, stderr=log, start_new_session=True)
