@@ -208,7 +208,7 @@ def test_a_stage_that_reaches_its_time_limit_saves_and_resumes(disturbed: Distur
         wait_for(lambda: "death signal" in disturbed.stage_log(), 60, "Slurm's warning, seen by torchrun")
     disturbed.next_attempt(3)
     shown = subprocess.run([*STATUS, disturbed.folder], env=WIDE, capture_output=True, text=True, check=True)
-    assert re.search(r"part-0 .*running.*\d+ / 500.*\d\d:\d\d:\d\d", shown.stdout), shown.stdout
+    assert re.search(r"part-0 .*running.*\d+ / 360.*\d\d:\d\d:\d\d", shown.stdout), shown.stdout
     before = records(disturbed.folder, PART)[1]
     log = disturbed.job_log(job)
     assert before["state"] == "FAILED", "it ended itself; TIMEOUT would say that Slurm had to kill it"
