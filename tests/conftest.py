@@ -28,6 +28,7 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
         soundfile.write(path, samples, 16000)
         recording = Recording.from_file(path)
         custom = {"phonemes": [names[u] for u in units], "normalized": " ".join(names[u].lower() for u in units)}
+        custom |= {"corpus_kind": "synthetic"}
         supervision = SupervisionSegment(
             path.stem,
             path.stem,

@@ -8,9 +8,11 @@ stage's module.  Numbers come from the config's `resources`, names (account, par
 """
 
 import os
-import re
 import shutil
 import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +146,7 @@ class Job:
     gres: str
 
 
+REQUEUE_SECONDS = 30  # Slurm forgets an ended job after MinJobAge, 300 s
 ENDED_BADLY = ("BOOT_FAIL", "CANCELLED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
 
 
@@ -180,27 +183,27 @@ def refuse_orphans(folder: Path) -> None:
         )
 
 
-def refuse_lost_preemption(site: Site) -> None:
-    """Stop where Slurm would cancel preempted jobs for good: the executor waits for them to come back.
+def requeue_preempted(folder: Path) -> None:
+    """From now on put jobs that Slurm cancels for others (`PreemptMode=CANCEL`) back in the queue, as it does with `REQUEUE`.
 
-    Raises:
-        InputError: a partition that the stages use cancels preempted jobs.
+    The executor waits for a preempted job to come back, whatever the mode of the cluster, its partition or its QOS.  Those of
+    an earlier coordinator are left alone: this one submits their stages itself.  Ends with the process.
     """
-    if re.search(r"PreemptType\s*=\s*preempt/none", _scontrol("config")):
-        return
-    used = {site.gpu_partition, site.cpu_partition}
-    for line in _scontrol("partition").splitlines():
-        facts = dict(word.split("=", 1) for word in line.split() if "=" in word)
-        mine = facts["PartitionName"] in used or (None in used and facts.get("Default") == "YES")
-        if mine and "CANCEL" in facts.get("PreemptMode", ""):
-            raise InputError(
-                f"partition {facts['PartitionName']} cancels preempted jobs (PreemptMode=CANCEL), and snakemake would wait for "
-                "them for ever: name one with PreemptMode=REQUEUE in the site file"
-            )
+    others = {job.id for job in slurm_jobs(folder, ended=True)}
 
+    def watch() -> None:
+        while True:
+            time.sleep(REQUEUE_SECONDS)
+            try:
+                found = [job.id for job in slurm_jobs(folder, ended=True) if job.state == "PREEMPTED" and job.id not in others]
+            except InputError:  # Slurm is away; the executor complains
+                continue
+            for job in found:
+                done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+                if done.returncode == 0:
+                    print(f"job {job} was preempted: back in the queue", file=sys.stderr)
+                else:
+                    others.add(job)
+                    print(f"job {job} was preempted; end this snakemake, call it again: {done.stderr.strip()}", file=sys.stderr)
 
-def _scontrol(what: str) -> str:
-    done = subprocess.run(["scontrol", "-o", "show", what], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise InputError(f"scontrol show {what} failed: {done.stderr.strip()}")
-    return done.stdout
+    threading.Thread(target=watch, daemon=True).start()

@@ -187,7 +187,7 @@ def _reason(row: Row) -> str:
     if row.job is None:
         return ""
     if row.job.state == "PREEMPTED":
-        return " (Slurm does not start it again: end the coordinator and start it again)"
+        return " (the coordinator puts it back in the queue)"
     return f" ({row.job.reason})" if row.state == "pending" else f" ({row.job.state.lower()})" if row.state == "failed" else ""
 
 

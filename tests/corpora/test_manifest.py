@@ -92,6 +92,18 @@ def test_same_corpus_gives_the_same_bytes(embedded: Path, tmp_path: Path) -> Non
     assert sha256(tmp_path / "one/zh-train.jsonl.gz") == sha256(tmp_path / "two/zh-train.jsonl.gz")
 
 
+def test_only_what_a_limited_manifest_takes_is_unpacked(embedded: Path, tmp_path: Path) -> None:
+    quality, splits = Quality(max_utterances=1), list(SENTENCES)
+    for limit, count in ((None, 2), (1, 1)):
+        audio = tmp_path / "audio"
+        assert unpack.unpack(embedded, audio, limit) == dict.fromkeys(splits, count)
+        assert len(list(audio.rglob("*.flac"))) == count * len(splits)
+        make_manifests(quality, Kind.embedded, embedded, splits, tmp_path / f"limit-{limit}", audio=audio)
+    for split in splits:
+        one, all_ = (sha256(tmp_path / f"limit-{limit}/{split}.jsonl.gz") for limit in (1, None))
+        assert one == all_
+
+
 def test_a_changed_archive_is_refused(embedded: Path, tmp_path: Path) -> None:
     with open(embedded / "en-test.tar", "ab") as file:
         file.write(b"x")

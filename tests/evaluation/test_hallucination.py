@@ -63,7 +63,9 @@ def decoded(folder: Path, arm: str, transcripts: dict[str, tuple[str, str]]) -> 
         {"id": name, "condition": name.split("@")[1], "language": "en", "reference": said, "hypothesis": heard}
         for name, (said, heard) in transcripts.items()
     ]
-    write_jsonl(path, [{**row, "corpus_kind": "synthetic", "audio": f"{row['id']}.flac"} for row in rows])
+    write_jsonl(
+        path, [{**row, "corpus_kind": "synthetic", "audio": "english.flac", "audio_start": 0.0, "duration": 1.0} for row in rows]
+    )
     return path
 
 

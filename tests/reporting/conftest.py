@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from entropy_asr.files import write_json, write_jsonl
 
@@ -18,6 +20,7 @@ TRACE = [
 
 RATES = {"ours": (0.10, 0.05), "no_ia_sft": (0.15, 0.04)}
 CONDITIONS = {"clean": 1, "babble_0db": 5, "silence": 20}
+HEARD = np.arange(16000, dtype="int16")  # a second of audio
 
 
 def provenance(path: Path, minutes: tuple[float, float], steps: int, hours: float, **facts: object) -> None:
@@ -90,11 +93,11 @@ def run(tmp_path: Path) -> Path:
     columns = "arm,seed,test_set,condition,utterances,hallucinations,rate_percent,low_percent,high_percent,corpus_kind"
     counted = [f"{arm},1,english,{c},50,{n},{2 * n},{n},{3 * n},synthetic" for arm in RATES for c, n in CONDITIONS.items()]
     (root / "tables/hallucination.csv").write_text("\n".join([columns, *counted]) + "\n")
-    audio = root / "audio/u1@silence.flac"
+    audio = root / "audio/english.flac"
     audio.parent.mkdir()
-    audio.write_bytes(b"fLaC")
+    soundfile.write(audio, HEARD, 16000, subtype="PCM_16")
     example = {"arm": "ours", "test_set": "english", "condition": "silence", "id": "u1@silence", "reference": ""}
-    example |= {"hypothesis": "thank you", "corpus_kind": "synthetic", "audio": str(audio)}
+    example |= {"hypothesis": "thank you", "corpus_kind": "synthetic", "audio": str(audio), "audio_start": 0.5, "duration": 0.25}
     write_jsonl(root / "metrics/hallucination/examples.jsonl", [example])
     write_json(root / "config/pretrain.json", {"cka": {"threshold": 0.9, "warmup_steps": 20}})
     (root / "config/resolved.yaml").write_text(json.dumps({"name": "toy"}))

@@ -23,9 +23,8 @@ import pytest
 import yaml
 from repository import ENVIRONMENT, REPO
 
-from entropy_asr.cluster import Site, refuse_lost_preemption, slurm_jobs
+from entropy_asr.cluster import slurm_jobs
 from entropy_asr.config import load_config
-from entropy_asr.errors import InputError
 from entropy_asr.files import sha256
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -52,7 +51,8 @@ def coordinator(folder: Path, settings: list[Path], *words: str, site: str = "si
     """`snakemake --profile slurm`, at the root of the repository, asking after its jobs more often than on a busy cluster."""
     environment = ENVIRONMENT | {"ENTROPY_ASR_SITE": str(REPO / "tests/slurm" / site)}
     folder.mkdir(parents=True, exist_ok=True)
-    command = ["snakemake", "--profile", "slurm", "--configfile", *map(str, settings), "--directory", str(folder)]
+    command = [sys.executable, str(REPO / "tests/slurm/impatient.py")]
+    command += ["--profile", "slurm", "--configfile", *map(str, settings), "--directory", str(folder)]
     command += ["--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5", *words]
     with (folder / "coordinator.log").open("a") as log:
         return subprocess.Popen(command, cwd=REPO, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -208,7 +208,7 @@ def test_a_stage_that_reaches_its_time_limit_saves_and_resumes(disturbed: Distur
         wait_for(lambda: "death signal" in disturbed.stage_log(), 60, "Slurm's warning, seen by torchrun")
     disturbed.next_attempt(3)
     shown = subprocess.run([*STATUS, disturbed.folder], env=WIDE, capture_output=True, text=True, check=True)
-    assert re.search(r"part-0 .*running.*\d+ / 500.*\d\d:\d\d:\d\d", shown.stdout), shown.stdout
+    assert re.search(r"part-0 .*running.*\d+ / 360.*\d\d:\d\d:\d\d", shown.stdout), shown.stdout
     before = records(disturbed.folder, PART)[1]
     log = disturbed.job_log(job)
     assert before["state"] == "FAILED", "it ended itself; TIMEOUT would say that Slurm had to kill it"
@@ -233,8 +233,11 @@ def test_a_lost_node_is_replaced_and_processes_still_on_it_write_nothing(disturb
     assert disturbed.process.poll() is None
 
 
-def test_a_preempted_job_comes_back(disturbed: Disturbed) -> None:
+@pytest.mark.parametrize("mode", ["REQUEUE", "CANCEL"])
+def test_a_preempted_job_comes_back(mode: str, disturbed: Disturbed) -> None:
+    """By Slurm, or where that cancels it (a property of the cluster, the partition or the QOS) by the coordinator."""
     before = record(disturbed, running(disturbed.folder, PART))
+    scontrol("update", "partitionname=faults", f"PreemptMode={mode}")
     whole = ["-p", "urgent", "--nodes=2", "--gres=gpu:a100:8", "--output=/dev/null", "--wrap", "sleep 1"]
     with held(disturbed):
         wait_for(lambda: len(slurm.states()) == slurm.NODES and "down*" not in slurm.states(), 30, "the lost node is back")
@@ -243,6 +246,8 @@ def test_a_preempted_job_comes_back(disturbed: Disturbed) -> None:
     disturbed.taken_over()
     assert resumed_at(disturbed.stage_log()) > 0
     assert len(records(disturbed.folder, PART)) == 3
+    said = f"job {before['id']} was preempted: back in the queue" in (disturbed.folder / "coordinator.log").read_text()
+    assert said == (mode == "CANCEL")
 
 
 def started_again(disturbed: Disturbed, before: dict[str, str]) -> bool:
@@ -324,17 +329,6 @@ def test_the_weights_are_those_of_a_run_that_was_left_alone(disturbed: Disturbed
     assert sha256(disturbed.folder / "alone/out/encoder.safetensors") == sha256(disturbed.folder / OUT / "encoder.safetensors")
     steps = [[json.loads(line)["step"] for line in (disturbed.folder / f / "train.jsonl").open()] for f in ("alone/out", OUT)]
     assert steps[0] == steps[1]
-
-
-def test_a_partition_that_cancels_preempted_jobs_is_refused(cluster: None) -> None:
-    refuse_lost_preemption(Site(gpu_partition="faults"))
-    scontrol("update", "partitionname=faults", "PreemptMode=CANCEL")
-    try:
-        with pytest.raises(InputError, match="partition faults cancels preempted jobs"):
-            refuse_lost_preemption(Site(gpu_partition="faults"))
-        refuse_lost_preemption(Site())
-    finally:
-        scontrol("update", "partitionname=faults", "PreemptMode=REQUEUE")
 
 
 # -- the smoke experiment has ended -----------------------------------------------------------------------------------------

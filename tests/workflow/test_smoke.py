@@ -190,3 +190,8 @@ def test_forcing_joint_sft_reruns_it_and_what_follows(run: Run) -> None:
     rules = planned(run.folder, "results/tables/main.csv", "-R", "joint_sft", *run.options)
     assert {"joint_sft", "decode", "score", "table_main"} <= rules
     assert not rules & {"pretrain_part", "align", "ia_sft_iteration", "lm", "manifests_embedded", "decode_encoder"}
+
+
+def test_joint_sft_can_be_run_again_alone(run: Run) -> None:
+    rules = planned(run.folder, "results/tables/main.csv", "-R", "joint_sft", "--until", "joint_sft", *run.options)
+    assert rules == {"joint_sft"}

@@ -9,6 +9,6 @@ onstart:
     if workflow.executor_plugin.name == "slurm":
         try:
             cluster.refuse_orphans(Path.cwd())
-            cluster.refuse_lost_preemption(SITE)
+            cluster.requeue_preempted(Path.cwd())
         except InputError as error:
             raise WorkflowError(str(error))

@@ -8,10 +8,12 @@ rule unpack_corpus:
         listing=in_repo("data/embedded/utterances.jsonl"),
     output:
         "results/audio/embedded/unpacked.json",
+    params:
+        limit=f"--limit {CONFIG.quality.max_utterances}" if CONFIG.quality.max_utterances else "",
     log:
         "results/logs/unpack_corpus.log",
     shell:
-        "python -m entropy_asr.corpora.unpack --corpus $(dirname {input.sums}) --out $(dirname {output}) 2>&1 | tee {log}"
+        "python -m entropy_asr.corpora.unpack --corpus $(dirname {input.sums}) --out $(dirname {output}) {params.limit} 2>&1 | tee {log}"
 
 
 for name, corpus in CONFIG.data.corpora.items():

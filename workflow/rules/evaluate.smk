@@ -35,20 +35,20 @@ rule conditions:
         cuts=test_manifest,
         later=ancient(FIRST_ENCODER),
     output:
-        "results/manifests/conditions/{testset}.jsonl.gz",
-    params:
-        audio="results/audio/conditions/{testset}",
+        cuts="results/manifests/conditions/{testset}.jsonl.gz",
+        audio="results/audio/conditions/{testset}.flac",
     log:
         "results/logs/conditions/{testset}.log",
     shell:
-        "python -m entropy_asr.evaluation.conditions --config {input.config} --cuts {input.cuts} --audio {params.audio}"
-        " --out {output} 2>&1 | tee {log}"
+        "python -m entropy_asr.evaluation.conditions --config {input.config} --cuts {input.cuts} --audio {output.audio}"
+        " --out {output.cuts} 2>&1 | tee {log}"
 
 
 use rule decode as decode_conditions with:
     input:
         config="results/config/decode.json",
         cuts="results/manifests/conditions/{testset}.jsonl.gz",
+        audio="results/audio/conditions/{testset}.flac",
         model=SYSTEM + "/joint_sft/model.safetensors",
         tokenizer=SYSTEM + "/joint_sft/tokenizer/tokenizer.json",
     output:

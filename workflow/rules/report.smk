@@ -186,6 +186,7 @@ rule report:
         quality=[manifest(split).replace(".jsonl.gz", ".quality.json") for split in SPLITS],
         provenance=of_each_job("provenance.json"),
         hallucinations="results/metrics/hallucination/examples.jsonl",
+        heard=expand("results/audio/conditions/{testset}.flac", testset=TESTS),
         config="results/config/resolved.yaml",
     output:
         "results/report/index.html",

@@ -4,17 +4,21 @@ Every draw comes from a generator made of (seed, epoch, utterance).  So an utter
 worker, rank or batch it lands in, and a resumed run continues exactly as an uninterrupted one.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from lhotse import Recording
-from lhotse.cut import Cut
 
 from entropy_asr.config import Augment
 from entropy_asr.errors import InputError
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
 
 NOISE_SUFFIXES = (".wav", ".flac", ".opus")
 
@@ -109,6 +113,8 @@ class NoiseSource:
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """A few seconds of noise, (S,) float32."""
         if self.recorded:
+            from lhotse import Recording
+
             recording = Recording.from_file(self.recorded[int(rng.integers(len(self.recorded)))])
             return self.load(recording.to_cut())
         return self.clips[int(rng.integers(len(self.clips)))]

@@ -15,11 +15,13 @@ import re
 import shutil
 import tarfile
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 import typer
 
 from entropy_asr.corpora.jsonl import check_row
+from entropy_asr.corpora.manifest import choose
 from entropy_asr.corpora.utterance import Utterance
 from entropy_asr.errors import InputError, friendly_exit
 from entropy_asr.files import read_jsonl, sha256, write_json
@@ -60,10 +62,10 @@ def verify(corpus: str | Path) -> dict[str, str]:
     return expected
 
 
-def unpack(corpus: str | Path, out: str | Path) -> dict[str, int]:
+def unpack(corpus: str | Path, out: str | Path, limit: int | None = None) -> dict[str, int]:
     """Verify the corpus and unpack ``<split>.tar`` into ``<out>/<split>/<id>.flac``; returns files by split.
 
-    A split appears whole or not at all.
+    limit: of each split only the utterances that a manifest of so many takes. A split appears whole or not at all.
 
     Raises:
         InputError: the corpus does not match ``SHA256SUMS``, or an utterance differs from the hash in its listing.
@@ -78,15 +80,16 @@ def unpack(corpus: str | Path, out: str | Path) -> dict[str, int]:
         with tempfile.TemporaryDirectory(dir=out, prefix=f".{split}.") as temporary:
             whole = Path(temporary) / split
             whole.mkdir()
-            counts[split] = _extract(corpus / archive, whole, listed)
+            kept = listed if limit is None else {item.id for item in choose(read_split(corpus, split, out), limit)}
+            counts[split] = _extract(corpus / archive, whole, listed, kept)
             shutil.rmtree(out / split, ignore_errors=True)
             whole.rename(out / split)
     write_json(out / "unpacked.json", {"archives": digests, "utterances": counts})
     return counts
 
 
-def _extract(archive: Path, folder: Path, listed: dict[str, str | None]) -> int:
-    """Decode the members to files named by us: a path inside the archive is never followed."""
+def _extract(archive: Path, folder: Path, listed: dict[str, str | None], kept: Collection[str]) -> int:
+    """Decode the members that are kept to files named by us: a path inside the archive is never followed."""
     import soundfile
 
     count = 0
@@ -98,6 +101,8 @@ def _extract(archive: Path, folder: Path, listed: dict[str, str | None]) -> int:
             data = tar.extractfile(member) if member.isfile() else None
             if data is None or name.suffix != ".opus" or name.stem not in listed:
                 raise InputError(f"{archive}: member {member.name!r} is no utterance of {LISTING}; expected <id>.opus")
+            if name.stem not in kept:
+                continue
             content = data.read()
             if listed[name.stem] not in (None, hashlib.sha256(content).hexdigest()):
                 raise InputError(f"{archive}: utterance {name.stem} differs from the sha256 in {LISTING}")
@@ -147,9 +152,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     corpus: Path = typer.Option(..., help="folder with SHA256SUMS, archives and utterances.jsonl"),
     out: Path = typer.Option(..., help="folder to unpack into"),
+    limit: int | None = typer.Option(None, min=1, help="utterances a split; those that a manifest of so many takes"),
 ) -> None:
     """Verify the embedded corpus and unpack its audio."""
-    counts = unpack(corpus, out)
+    counts = unpack(corpus, out, limit)
     print(f"{corpus}: {sum(counts.values())} utterances in {len(counts)} splits")
 
 

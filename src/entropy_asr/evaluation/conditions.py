@@ -1,10 +1,11 @@
 """Make audio that tempts a recogniser to hallucinate out of any test set: noise, silence, no speech, cut-off speech, long pauses.
 
     python -m entropy_asr.evaluation.conditions --config results/config/conditions.json --cuts …/en-test.jsonl.gz \
-        --audio results/audio/conditions/english --out results/manifests/conditions/english.jsonl.gz
+        --audio results/audio/conditions/english.flac --out results/manifests/conditions/english.jsonl.gz
 
-The same utterances in every condition, so that conditions can be compared; a cut's id is `<utterance>@<condition>`.  Every
-draw depends on the utterance and the condition alone.  What counts as a hallucination is in `hallucination.py`.
+All audio of a test set is one file, in which the cuts follow each other: thousands of small ones are slow to share.  The same
+utterances in every condition, so that conditions can be compared; a cut's id is `<utterance>@<condition>`.  Every draw depends
+on the utterance and the condition alone.  What counts as a hallucination is in `hallucination.py`.
 
 | condition | audio | reference |
 |---|---|---|
@@ -85,12 +86,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     config: Path = typer.Option(..., help="sections of this stage"),
     cuts: Path = typer.Option(..., help="manifest of the test set"),
-    audio: Path = typer.Option(..., help="folder for the audio"),
+    audio: Path = typer.Option(..., help="FLAC to write, all conditions of all utterances one after the other"),
     out: Path = typer.Option(..., help="manifest to write, JSONL.gz"),
 ) -> None:
     """Write the audio and the manifest of all conditions of a test set."""
     import soundfile
-    from lhotse import Recording
+    from lhotse import MonoCut, Recording, SupervisionSegment
 
     from entropy_asr.audio.batches import read_cuts
     from entropy_asr.audio.features import load_audio
@@ -105,22 +106,25 @@ def main(
     chosen = choose(speech, settings.hallucination.utterances)
     load = partial(load_audio, config=settings.features)
     noise = NoiseSource(load, everything, [], rate)
-    rows = []
-    audio.mkdir(parents=True, exist_ok=True)
-    for cut in chosen:
-        babble = partial(noise.babble, [other for other in speech if other.id != cut.id])
-        for condition, samples in make_conditions(load(cut), noise, babble, cut.id, settings.hallucination, rate):
-            path = audio / f"{cut.id}@{condition}.flac"
-            soundfile.write(path, np.clip(samples, -1.0, 1.0), rate)
-            made = Recording.from_file(path, recording_id=path.stem).to_cut()
-            spoken = cut.supervisions[0]
-            text = "" if condition in NON_SPEECH else spoken.text
-            custom = {"condition": condition, "audio": str(path), "corpus_kind": spoken.custom["corpus_kind"]}
-            said = {"id": made.id, "recording_id": made.id, "start": 0.0, "duration": made.duration, "channel": 0, "text": text}
-            said |= {"language": spoken.language, "speaker": spoken.speaker, "custom": custom}
-            rows.append({**made.to_dict(), "id": path.stem, "supervisions": [said]})
-    write_jsonl(out, rows)
-    print(f"{out}: {len(chosen)} utterances in {len(rows) // max(1, len(chosen))} conditions")
+    pieces: list[tuple[str, float, SupervisionSegment]] = []
+    written = 0  # samples
+    audio.parent.mkdir(parents=True, exist_ok=True)
+    with soundfile.SoundFile(audio, "w", rate, 1, "PCM_16") as file:
+        for cut in chosen:
+            babble = partial(noise.babble, [other for other in speech if other.id != cut.id])
+            for condition, samples in make_conditions(load(cut), noise, babble, cut.id, settings.hallucination, rate):
+                name, spoken = f"{cut.id}@{condition}", cut.supervisions[0]
+                file.write(np.clip(samples, -1.0, 1.0))
+                custom = {"condition": condition, "corpus_kind": spoken.custom["corpus_kind"]}
+                custom |= {"audio": str(audio), "audio_start": written / rate}
+                text = "" if condition in NON_SPEECH else spoken.text
+                said = SupervisionSegment(name, audio.stem, 0.0, len(samples) / rate, text=text, custom=custom)
+                said.language, said.speaker = spoken.language, spoken.speaker
+                pieces.append((name, written / rate, said))
+                written += len(samples)
+    whole = Recording.from_file(audio)
+    write_jsonl(out, (MonoCut(name, start, said.duration, 0, [said], recording=whole).to_dict() for name, start, said in pieces))
+    print(f"{out}: {len(chosen)} utterances in {len(pieces) // max(1, len(chosen))} conditions")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ LONGER, OVERLAP = 1.5, 0.2
 TOO_LONG, TOO_SHORT = 2.0, 0.5
 LONGEST_LOOP, LOOP_TIMES, SINGLE_TIMES = 10, 4, 6
 EXAMPLES = 3  # of each arm and condition
-SHOWN = ("id", "reference", "hypothesis", "corpus_kind", "audio")
+SHOWN = ("id", "reference", "hypothesis", "corpus_kind", "audio", "audio_start", "duration")
 COLUMNS = (
     "arm",
     "seed",

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -290,9 +291,20 @@ def playable(examples: Sequence[dict[str, Any]], each: int = 1) -> list[dict[str
     shown = []
     for group in chosen.values():
         for example in group[:each]:
-            audio = base64.b64encode(Path(example["audio"]).read_bytes()).decode("ascii")
+            audio = base64.b64encode(_flac(example["audio"], example["audio_start"], example["duration"])).decode("ascii")
             shown.append({**example, "source": f"data:audio/flac;base64,{audio}"})
     return shown
+
+
+def _flac(path: str, start: float, duration: float) -> bytes:
+    """A stretch of an audio file, in seconds, as a file of its own."""
+    import soundfile
+
+    rate = soundfile.info(path).samplerate
+    samples, _ = soundfile.read(path, round(duration * rate), round(start * rate), dtype="int16")
+    made = io.BytesIO()
+    soundfile.write(made, samples, rate, format="FLAC", subtype="PCM_16")
+    return made.getvalue()
 
 
 def _by(rows: Rows, *names: str) -> list[tuple[tuple[str, ...], list[dict[str, str]]]]:
