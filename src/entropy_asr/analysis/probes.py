@@ -326,6 +326,8 @@ class HashSample:
         digest = hashlib.sha256(utterance.encode()).digest()
         keys = np.random.default_rng(int.from_bytes(digest[:8], "big")).random(len(inputs))
         chosen = np.flatnonzero(keys <= self.limit)
+        if len(chosen) == 0:
+            return
         self.keys = np.concatenate([self.keys, keys[chosen]])
         self.inputs.append(inputs.float().numpy()[chosen])
         self.facts += [facts[i] for i in chosen]
