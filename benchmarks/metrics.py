@@ -95,7 +95,7 @@ def memory(hours: float, layers: int, width: int) -> float:
 
 
 def sentence(found: dict[str, Any]) -> str:
-    """As docs/metrics.md has it; a test compares."""
+    """What was found, for people."""
     peaks = found["memory"]
     return (
         f"{found['audio_hours']:g} h of speech, {found['layers']} layers of {found['width']} dimensions, all probed: "
