@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from entropy_asr.cluster import Site, launch, load_site, shell_prefix, stage_resources
-from entropy_asr.config import Resources, load_config
+from entropy_asr.config import Resources
+from entropy_asr.config_files import load_config
 from entropy_asr.errors import InputError
 from entropy_asr.training.node import first_host, rendezvous
 

@@ -7,8 +7,9 @@ import pytest
 import yaml
 from repository import REPO
 
-from entropy_asr.config import RECIPES, STAGE_SECTIONS, Config, load_config, load_stage, stage_json
+from entropy_asr.config import RECIPES, Config
 from entropy_asr.config_docs import json_schema, reference_page
+from entropy_asr.config_files import STAGE_SECTIONS, load_config, load_stage, stage_json
 from entropy_asr.errors import InputError
 from entropy_asr.plan import parameters
 

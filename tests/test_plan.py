@@ -8,7 +8,8 @@ from repository import REPO
 from transformers import AutoModelForCausalLM
 
 from entropy_asr import plan
-from entropy_asr.config import Config, Encoder, load_config
+from entropy_asr.config import Config, Encoder
+from entropy_asr.config_files import load_config
 from entropy_asr.errors import InputError
 from entropy_asr.models.conformer import ConformerEncoder, subsampled_length
 

@@ -29,7 +29,7 @@ app.add_typer(config_app, name="config")
 @friendly_exit()
 def check(paths: Configs) -> None:
     """Validate a config and say what it describes."""
-    from entropy_asr.config import load_config
+    from entropy_asr.config_files import load_config
 
     config = load_config(*paths)
     arms, seeds = ", ".join(config.arms), ", ".join(map(str, config.seeds))
@@ -58,7 +58,7 @@ def plan(
     from rich.console import Console
     from rich.table import Table
 
-    from entropy_asr.config import load_config
+    from entropy_asr.config_files import load_config
     from entropy_asr.plan import parameters, stage_costs
 
     config = load_config(*paths)

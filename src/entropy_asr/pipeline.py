@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from entropy_asr.config import STAGE_SECTIONS, Config, load_config, stage_json
+from entropy_asr.config import Config
+from entropy_asr.config_files import STAGE_SECTIONS, load_config, stage_json
 from entropy_asr.errors import InputError
 from entropy_asr.files import atomic_write
 

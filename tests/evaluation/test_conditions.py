@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 from entropy_asr.audio.augment import NoiseSource
 from entropy_asr.audio.batches import read_cuts
 from entropy_asr.audio.features import load_audio
-from entropy_asr.config import Features, Hallucination, load_config, stage_json
+from entropy_asr.config import Features, Hallucination
+from entropy_asr.config_files import load_config, stage_json
 from entropy_asr.evaluation.conditions import NON_SPEECH, add_noise, app, make_conditions, with_pause
 
 RATE = 16000

@@ -24,7 +24,7 @@ import yaml
 from repository import ENVIRONMENT, REPO
 
 from entropy_asr.cluster import slurm_jobs
-from entropy_asr.config import load_config
+from entropy_asr.config_files import load_config
 from entropy_asr.files import sha256
 
 sys.path.insert(0, str(Path(__file__).parent))

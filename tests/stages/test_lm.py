@@ -11,7 +11,7 @@ import pytest
 import torch
 from repository import ENVIRONMENT, REPO
 
-from entropy_asr.config import STAGE_SECTIONS, load_config
+from entropy_asr.config_files import STAGE_SECTIONS, load_config
 from entropy_asr.corpora.embedded.pack_lm import pack_lm
 from entropy_asr.files import read_json, sha256, write_jsonl
 from entropy_asr.models.artifacts import load_llm

@@ -14,7 +14,7 @@ from repository import ENVIRONMENT, REPO
 from safetensors import safe_open
 from typer.testing import CliRunner
 
-from entropy_asr.config import STAGE_SECTIONS, load_config
+from entropy_asr.config_files import STAGE_SECTIONS, load_config
 from entropy_asr.errors import InputError
 from entropy_asr.evaluation import decode_encoder
 from entropy_asr.files import sha256

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from repository import ENVIRONMENT, REPO, snakemake
 
-from entropy_asr.config import load_config
+from entropy_asr.config_files import load_config
 from entropy_asr.pipeline import dvc_yaml, steps
 from entropy_asr.reporting.rulegraph import records
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from repository import ENVIRONMENT, REPO
 
-from entropy_asr.config import load_config
+from entropy_asr.config_files import load_config
 
 PAPER = load_config(REPO / "config/paper.yaml")
 STAGES = {"pretrain_part": "pretrain", "joint_sft": "joint_sft", "decode": "decode", "decode_encoder": "decode"}

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import pytest
 from repository import REPO, snakemake
 
-from entropy_asr.config import ENCODERS, Config, load_config
+from entropy_asr.config import ENCODERS, Config
+from entropy_asr.config_files import load_config
 
 SMOKE, ARMS, ALL_ARMS = (
     REPO / name for name in ("config/smoke.yaml", "tests/workflow/arms.yaml", "tests/workflow/all_arms.yaml")

@@ -3,7 +3,8 @@ import os
 from pathlib import Path
 
 from entropy_asr import cluster
-from entropy_asr.config import CTC_OBJECTIVES, ENCODERS, load_config, stage_json
+from entropy_asr.config import CTC_OBJECTIVES, ENCODERS
+from entropy_asr.config_files import load_config, stage_json
 from entropy_asr.errors import InputError
 
 try:

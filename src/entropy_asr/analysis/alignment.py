@@ -260,7 +260,7 @@ def main(
 ) -> None:
     """Choose the utterances of the metrics and align them."""
     from entropy_asr.audio.batches import read_cuts
-    from entropy_asr.config import load_stage
+    from entropy_asr.config_files import load_stage
     from entropy_asr.corpora.manifest import choose
     from entropy_asr.training.loop import configure_logging
 

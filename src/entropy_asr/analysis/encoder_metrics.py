@@ -200,7 +200,7 @@ def main(
     window: float = typer.Option(30.0, help="seconds that a Whisper of CTranslate2 pads an utterance to"),
 ) -> None:
     """Measure one encoder."""
-    from entropy_asr.config import load_stage
+    from entropy_asr.config_files import load_stage
     from entropy_asr.files import sha256, write_json
     from entropy_asr.training.engine import write_tensors
     from entropy_asr.training.loop import configure_logging

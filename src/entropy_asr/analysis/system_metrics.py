@@ -182,7 +182,7 @@ def main(
     out: Path = typer.Option(..., help="metrics, JSON"),
 ) -> None:
     """Measure one system."""
-    from entropy_asr.config import load_stage
+    from entropy_asr.config_files import load_stage
     from entropy_asr.files import sha256, write_json
     from entropy_asr.training.loop import configure_logging
 

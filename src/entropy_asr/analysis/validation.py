@@ -217,7 +217,7 @@ def main(
     """Damage one encoder and one system, and look whether their metrics answer as they should."""
     from entropy_asr.analysis import system_metrics
     from entropy_asr.analysis.encoder_metrics import measure, read_sets
-    from entropy_asr.config import load_stage
+    from entropy_asr.config_files import load_stage
     from entropy_asr.files import write_table
 
     settings = load_stage(config)

@@ -62,7 +62,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(config: Path = typer.Option(...), cuts: list[Path] = typer.Option(...), out: Path = typer.Option(...)) -> None:
     """Write the global mean and standard deviation of the training features."""
     from entropy_asr.audio.batches import read_cuts
-    from entropy_asr.config import load_stage
+    from entropy_asr.config_files import load_stage
     from entropy_asr.files import atomic_write
 
     features = load_stage(config).features

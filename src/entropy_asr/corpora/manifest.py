@@ -193,7 +193,7 @@ def main(
     jobs: int = typer.Option(1, min=1, help="threads that decode audio"),
 ) -> None:
     """Check a corpus and write lhotse manifests, quality reports and lists of what was left out."""
-    from entropy_asr.config import load_stage
+    from entropy_asr.config_files import load_stage
 
     for result in make_manifests(load_stage(config).quality, kind, corpus, split, out, audio, synthetic, jobs):
         hours = sum(item.duration for item in result.accepted) / 3600

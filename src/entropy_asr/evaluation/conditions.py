@@ -95,7 +95,7 @@ def main(
 
     from entropy_asr.audio.batches import read_cuts
     from entropy_asr.audio.features import load_audio
-    from entropy_asr.config import load_stage
+    from entropy_asr.config_files import load_stage
     from entropy_asr.corpora.manifest import choose
     from entropy_asr.files import write_jsonl
 

@@ -29,7 +29,7 @@ def main(
 ) -> None:
     """Decode one test set."""
     from entropy_asr.audio.batches import evaluation_batches, read_cuts
-    from entropy_asr.config import load_stage
+    from entropy_asr.config_files import load_stage
     from entropy_asr.files import write_jsonl
     from entropy_asr.models.artifacts import load_system
     from entropy_asr.training.distributed import choose_device

@@ -28,7 +28,7 @@ def main(
     import torch
 
     from entropy_asr.audio.batches import evaluation_batches, read_cuts
-    from entropy_asr.config import load_stage
+    from entropy_asr.config_files import load_stage
     from entropy_asr.files import write_jsonl
     from entropy_asr.models.artifacts import load_ctc_head, load_encoder, read_header
     from entropy_asr.models.ctc import ctc_greedy

@@ -26,7 +26,7 @@ def main(
     """Train the adaptor."""
     import torch
 
-    from entropy_asr.config import load_stage
+    from entropy_asr.config_files import load_stage
     from entropy_asr.models.adaptor import Adaptor
     from entropy_asr.models.artifacts import load_encoder, load_llm
     from entropy_asr.models.speech_llm import PromptIds, SpeechLLM

@@ -43,7 +43,7 @@ def main(
     iteration: int = typer.Option(..., help="0, 1, …"),
 ) -> None:
     """Train adaptor and LLM on this encoder."""
-    from entropy_asr.config import load_stage
+    from entropy_asr.config_files import load_stage
     from entropy_asr.files import read_json
     from entropy_asr.models.artifacts import load_adaptor, load_encoder, load_into, load_llm
     from entropy_asr.models.speech_llm import PromptIds, SpeechLLM

@@ -35,7 +35,7 @@ def main(
     """Train the whole system."""
     import torch
 
-    from entropy_asr.config import load_stage
+    from entropy_asr.config_files import load_stage
     from entropy_asr.files import read_json
     from entropy_asr.models.adaptor import Adaptor
     from entropy_asr.models.artifacts import load_adaptor, load_encoder, load_into, load_llm

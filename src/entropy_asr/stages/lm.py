@@ -33,7 +33,7 @@ def main(
     seed: Seed = 1,
 ) -> None:
     """Train the small language model, or name the pretrained one."""
-    from entropy_asr.config import load_stage
+    from entropy_asr.config_files import load_stage
     from entropy_asr.files import sha256, write_json
     from entropy_asr.provenance import Provenance
 

@@ -39,7 +39,7 @@ def main(
     import torch
 
     from entropy_asr.audio.batches import TrainingBatches, read_cuts
-    from entropy_asr.config import load_stage
+    from entropy_asr.config_files import load_stage
     from entropy_asr.files import read_json, write_json
     from entropy_asr.models.artifacts import save_modules
     from entropy_asr.models.conformer import ConformerEncoder

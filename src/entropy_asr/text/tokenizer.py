@@ -131,7 +131,7 @@ def read_sentences(path: str | Path, most: int | None = None) -> list[tuple[str,
 
 def build(config: str | Path, text: str | Path, out: str | Path) -> None:
     """Train on a text file and its pronunciation, and write the tokenizer folder."""
-    from entropy_asr.config import load_stage
+    from entropy_asr.config_files import load_stage
 
     settings = load_stage(config)
     vocab_size = settings.llm.scratch.vocab_size

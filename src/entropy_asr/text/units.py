@@ -95,7 +95,7 @@ def main(
 ) -> None:
     """Make the units of the training transcripts."""
     from entropy_asr.audio.batches import read_cuts
-    from entropy_asr.config import load_stage
+    from entropy_asr.config_files import load_stage
 
     texts = [cut.supervisions[0].custom["normalized"] for cut in read_cuts(cuts)]
     tokenizer = train_units(texts, load_stage(config).units.word_pieces)
