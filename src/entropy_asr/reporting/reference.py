@@ -17,6 +17,7 @@ FILES = [
     *(f"figures/{name}.svg" for name in ("cka", "timeline", "curves", "errors", "hallucination")),
     *(f"figures/{name}.svg" for name in ("shift", "drift", "spectrum", "allocation")),
 ]
+OPTIONAL = ["tables/metric_validation.csv"]  # made on request
 COLUMNS = {
     "arm": "arm",
     "test_set": "test set",
@@ -68,6 +69,6 @@ def publish(results: Path, folder: Path, command: str) -> None:
         "",
         *(f"![{Path(name).stem}]({Path(name).name})" for name in FILES if name.endswith(".svg")),
     ]
-    for name in FILES:
+    for name in [*FILES, *(name for name in OPTIONAL if (results / name).is_file())]:
         atomic_write(folder / Path(name).name, (results / name).read_bytes())
     atomic_write(folder / "README.md", "\n".join(lines) + "\n")
