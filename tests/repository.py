@@ -1,6 +1,7 @@
 """Where the repository is, and how its commands are run: shared by tests."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,3 +17,10 @@ def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     """The workflow with `folder` as working directory, on two cores."""
     command = ["snakemake", "--snakefile", str(REPO / "Snakefile"), "--directory", str(folder), "--cores", "2", *arguments]
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+def with_other_alignment(config: str) -> str:
+    """The text of a config with another learning rate of alignment."""
+    changed, count = re.subn(r"(\nalign:\n(?:  .*\n)*?  peak_lr:) \S+", r"\1 1.0e-3", config)
+    assert count == 1 and changed != config
+    return changed

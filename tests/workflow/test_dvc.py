@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from repository import ENVIRONMENT, REPO, snakemake
+from repository import ENVIRONMENT, REPO, snakemake, with_other_alignment
 
 from entropy_asr.config_files import load_config
 from entropy_asr.pipeline import dvc_yaml, steps
@@ -139,7 +139,7 @@ def test_metrics_plots_and_params_are_shown(made: Path) -> None:
 def test_a_changed_parameter_reruns_the_same_steps_in_both_tools(made: Path) -> None:
     text = (made / SMOKE).read_text()
     try:
-        (made / SMOKE).write_text(re.sub(r"(\nalign:\n  steps: 8\n  peak_lr:) \S+", r"\1 1.0e-3", text))
+        (made / SMOKE).write_text(with_other_alignment(text))
         by_dvc, by_snakemake = planned(made)
         assert by_dvc == by_snakemake == {"align", "ia_sft", "joint_sft", "decode", "score", "metrics", "report"}
         assert "align.peak_lr" in run(made, "dvc params diff")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from repository import REPO, snakemake
+from repository import REPO, snakemake, with_other_alignment
 
 from entropy_asr.config import ENCODERS, Config
 from entropy_asr.config_files import load_config
@@ -179,9 +179,7 @@ def test_a_second_call_has_nothing_to_do(run: Run) -> None:
 
 def test_a_parameter_of_align_reruns_align_and_what_follows(run: Run, tmp_path: Path) -> None:
     changed = tmp_path / "changed.yaml"
-    text = (REPO / "config/smoke.yaml").read_text()
-    changed.write_text(re.sub(r"(align:\n  steps: 8\n  peak_lr:) \S+", r"\1 1.0e-3", text))
-    assert changed.read_text() != text
+    changed.write_text(with_other_alignment((REPO / "config/smoke.yaml").read_text()))
     rules = planned(run.folder, "results/tables/main.csv", "--configfile", str(changed), *map(str, run.files[1:]))
     assert {"stage_config", "align", "ia_sft_iteration", "joint_sft", "decode", "score", "table_main"} <= rules
     assert not rules & {"pretrain_part", "lm", "tokenizer", "manifests_embedded", "feature_stats", "decode_encoder"}
