@@ -148,7 +148,7 @@ def encoder(device: torch.device, dtype: torch.dtype, turns: int) -> Iterator[En
     def blocks() -> torch.Tensor:
         x = frames
         for layer in mine.layers:
-            x = layer(x, padding, real[:, None, None, :], rotary)
+            x = layer(x, padding, real, rotary)
         return x
 
     for positions in ("relative", "rotary"):
