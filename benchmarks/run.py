@@ -533,8 +533,8 @@ def main(
                 said = f"{entry.ratio:.2f} [{entry.spread[0]:.2f}, {entry.spread[1]:.2f}] against {entry.peer}"
             print(f"{entry.name}: {said}", flush=True)
             entries = [e for e in entries if (e["name"], e["machine"]) != (found["name"], found["machine"])] + [found]
-    atomic_write(output, json.dumps(entries, indent=1) + "\n")
-    atomic_write(output.with_suffix(".md"), render(entries))
+            atomic_write(output, json.dumps(entries, indent=1) + "\n")
+            atomic_write(output.with_suffix(".md"), render(entries))
 
 
 if __name__ == "__main__":
