@@ -4,6 +4,7 @@ import importlib.util
 import json
 
 import pytest
+import torch
 from repository import REPO
 
 
@@ -45,3 +46,11 @@ def test_the_exponent_is_the_slope_of_the_logarithms(run, monkeypatch: pytest.Mo
     found = run.grow("n", "o", "s", {size: step(size) for size in (1.0, 2.0, 4.0)}, turns=3)
     assert found.exponent == 1.5
     assert found.seconds == [3.0, 8.48528, 24.0]
+
+
+@pytest.mark.parametrize("name", ["encoder", "features"])
+def test_comparisons_run(run, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The code that they call changes, and they are run seldom."""
+    monkeypatch.setattr(run, "SECONDS", (1.0, 0.8))
+    entries = list(run.COMPARISONS[name](torch.device("cpu"), torch.float32, 2))
+    assert entries and all(entry.ratio > 0 for entry in entries)

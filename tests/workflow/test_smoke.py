@@ -177,6 +177,15 @@ def test_a_second_call_has_nothing_to_do(run: Run) -> None:
     assert planned(run.folder, "all", *run.options) == set()
 
 
+def test_snakemakes_own_report_has_tables_and_figures_with_captions(run: Run, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    done = snakemake(run.folder, "all", "--report", str(page), *run.options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = page.read_text()
+    assert all(f'"{path}"' in text for path in ("results/tables/main.csv", "results/figures/errors.svg"))
+    assert "Tidy table, made by rule" in text and '"Tables"' in text and '"Figures"' in text
+
+
 def test_a_parameter_of_align_reruns_align_and_what_follows(run: Run, tmp_path: Path) -> None:
     changed = tmp_path / "changed.yaml"
     changed.write_text(with_other_alignment((REPO / "config/smoke.yaml").read_text()))
