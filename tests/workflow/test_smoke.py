@@ -142,17 +142,17 @@ def test_the_frozen_encoder_stays_and_shares_stages(run: Run) -> None:
     assert sorted(path.name for path in (run.results / "systems/frozen_encoder/seed-1").iterdir()) == ["joint_sft"]
 
 
-def test_ia_sft_ran_beside_pretraining(run: Run) -> None:
-    def span(path: str) -> tuple[datetime, datetime]:
+def test_alignment_did_not_wait_for_the_end_of_pretraining(run: Run) -> None:
+    """What it then runs beside depends on the machine's load here; that both run at once is shown on a cluster (tests/slurm)."""
+
+    def times(path: str) -> tuple[datetime, datetime]:
         record = json.loads((run.results / path / "provenance.json").read_text())
         return datetime.fromisoformat(record["started"]), datetime.fromisoformat(record["ended"])
 
-    assert json.loads((run.results / "encoders/phoneme/seed-1/part-0/part.json").read_text())["ended_by"] == "cka"
-    folders = [path.parent.relative_to(run.results) for path in run.results.glob("encoders/*/seed-1/part-*/part.json")]
-    pretraining, beside = {str(folder): span(str(folder)) for folder in folders}, span("systems/ours/seed-1/align")
-    # Of several kinds of pretraining, on two cores, it is for the scheduler to say which one it runs beside.
-    assert any(begun < beside[1] and beside[0] < ended for begun, ended in pretraining.values())
-    assert beside[0] < max(ended for name, (_, ended) in pretraining.items() if "phoneme" in name)
+    parts = sorted((run.results / "encoders/phoneme/seed-1").glob("part-*/part.json"))
+    assert len(parts) > 1 and json.loads(parts[0].read_text())["ended_by"] == "cka"
+    first, last = (times(str(part.parent.relative_to(run.results))) for part in (parts[0], parts[-1]))
+    assert first[1] < times("systems/ours/seed-1/align")[0] < last[1]
 
 
 def test_every_trained_artifact_says_where_it_comes_from(run: Run) -> None:
