@@ -269,7 +269,7 @@ def features(_device: torch.device, _dtype: torch.dtype, turns: int) -> Iterator
             fbank.input_finished()
             np.stack([fbank.get_frame(i) for i in range(fbank.num_frames_ready)])
 
-    ours = ("log_mel (lhotse Fbank)", lambda: [log_mel(samples, Features()) for samples in audio])
+    ours = ("log_mel", lambda: [log_mel(samples, Features()) for samples in audio])
     fetched = "kaldi-native-fbank hands out its frames one by one, through Python"
     yield compare("log-Mel features", ours, ("kaldi-native-fbank", kaldi), turns, fetched)
     unpadded = lambda: [whisper(samples, sampling_rate=16_000, padding=False) for samples in audio]  # noqa: E731
