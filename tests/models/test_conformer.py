@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from entropy_asr.config import Encoder
-from entropy_asr.models.conformer import ConformerEncoder, length_mask, subsampled_length
+from entropy_asr.models.conformer import ConformerEncoder, RotaryEmbedding, depthwise_conv, length_mask, rotate, subsampled_length
 
 SMALL = Encoder(width=32, layers=2, heads=2, feed_forward=64, conv_kernel=7, subsampling_channels=4, dropout=0.1)
 
@@ -52,3 +52,21 @@ def test_paper_scale_is_600_million_parameters() -> None:
     with torch.device("meta"):
         encoder = ConformerEncoder(Encoder())
     assert 0.55e9 < sum(p.numel() for p in encoder.parameters()) < 0.65e9
+
+
+def test_depthwise_convolution_is_the_one_over_time() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((3, 20, 8), (8, 1, 5), (8,)))
+    expected = torch.nn.functional.conv1d(x.transpose(1, 2), weight, bias, padding=2, groups=8).transpose(1, 2)
+    torch.testing.assert_close(depthwise_conv(x, weight, bias), expected)
+
+
+def test_rotary_products_depend_on_the_distance_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(16, generator=generator) for _ in range(2))
+    rotary = RotaryEmbedding(16)(40)
+    queries, keys = (rotate(x.expand(40, 16), *rotary) for x in (query, key))
+    products = queries @ keys.T
+    torch.testing.assert_close(products[5, 2], products[37, 34])
+    assert products[5, 2] != pytest.approx(products[2, 5].item(), abs=1e-3)
+    torch.testing.assert_close(products[7, 7], query @ key)

@@ -10,6 +10,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from entropy_asr.config import Adaptor as AdaptorConfig
 from entropy_asr.config import Encoder
 from entropy_asr.models.adaptor import Adaptor
+from entropy_asr.models.attention import PACKED
 from entropy_asr.models.conformer import ConformerEncoder
 from entropy_asr.models.speech_llm import PromptIds, SpeechLLM
 from entropy_asr.training.engine import freeze
@@ -29,6 +30,7 @@ def system(request: pytest.FixtureRequest) -> SpeechLLM:
             intermediate_size=64, eos_token_id=2, pad_token_id=0, bos_token_id=None,
         )
     )  # fmt: skip
+    llm.set_attn_implementation(PACKED)
     return SpeechLLM(encoder, Adaptor(AdaptorConfig(stack=4, stride=request.param, hidden=48), 32, 32), llm, PROMPT).eval()
 
 
@@ -44,6 +46,19 @@ def test_loss_of_a_batch_is_the_sum_of_each_alone(system: SpeechLLM) -> None:
     alone = [system(features[i : i + 1, : lens[i]], lens[i : i + 1], transcripts[i : i + 1]) for i in range(6)]
     assert tokens.item() == sum(len(t) + 1 for t in transcripts) == sum(n.item() for _, n in alone)
     assert loss.item() == pytest.approx(sum(value.item() for value, _ in alone), rel=1e-5)
+
+
+def test_packed_attention_equals_a_mask_over_the_row(system: SpeechLLM) -> None:
+    features, lens = mixed_lengths(4)
+    transcripts = [[10 + i, 11, 12 + i][: 1 + i % 3] for i in range(4)]
+    found = []
+    for implementation in (PACKED, "sdpa"):
+        system.llm.set_attn_implementation(implementation)
+        system.zero_grad(set_to_none=True)
+        loss, _ = system(features, lens, transcripts)
+        loss.backward()
+        found.append((loss, {name: p.grad for name, p in system.named_parameters() if p.grad is not None}))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
 
 
 def test_loss_equals_the_plain_way_with_all_logits(system: SpeechLLM) -> None:

@@ -57,6 +57,20 @@ rule feature_stats:
         "python -m entropy_asr.audio.features --config {input.config} $(printf -- '--cuts %s ' {input.cuts}) --out {output} 2>&1 | tee {log}"
 
 
+rule precompute:
+    # With engine.precompute_features: the manifests that training reads, with stored features.
+    input:
+        config="results/config/precompute.json",
+        cuts="results/manifests/{corpus}/{split}.jsonl.gz",
+    output:
+        cuts="results/features/{corpus}/{split}.jsonl.gz",
+        features=directory("results/features/{corpus}/{split}"),
+    log:
+        "results/logs/precompute/{corpus}/{split}.log",
+    shell:
+        "python -m entropy_asr.audio.precompute --config {input.config} --cuts {input.cuts} --out {output.features} 2>&1 | tee {log}"
+
+
 rule phonemes:
     output:
         "results/text/phonemes/tokens.txt",

@@ -30,7 +30,7 @@ def final_encoder(seed, objective):
 checkpoint pretrain_part:
     input:
         config=lambda wildcards: f"results/config/pretrain{'_attention' if wildcards.objective == 'attention' else ''}.json",
-        train=TRAIN,
+        train=TRAINED_ON,
         dev=DEV,
         labels=lambda wildcards: LABELS[wildcards.objective],
         stats="results/features/stats.json",

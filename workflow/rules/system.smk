@@ -50,7 +50,7 @@ def before_joint(wildcards):
 rule align:
     input:
         config="results/config/align.json",
-        train=TRAIN,
+        train=TRAINED_ON,
         encoder=encoder_to_align,
         lm=lm_of,
     output:
@@ -76,7 +76,7 @@ rule align:
 rule ia_sft_iteration:
     input:
         config="results/config/ia_sft.json",
-        train=TRAIN,
+        train=TRAINED_ON,
         encoder=lambda wildcards: part_of(wildcards, wildcards.iteration, "encoder.safetensors"),
         part=lambda wildcards: part_of(wildcards, wildcards.iteration, "part.json"),
         previous=before_iteration,
@@ -119,7 +119,7 @@ rule joint_sft:
     input:
         unpack(before_joint),
         config=lambda wildcards: f"results/config/joint_sft{'' if CONFIG.recipe(wildcards.arm).align else '_alone'}.json",
-        train=TRAIN,
+        train=TRAINED_ON,
         encoder=encoder_of,
         lm=lm_of,
     output:

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from entropy_asr.audio.augment import NoiseSource, generator_for, no_speech, pad_and_add_noise, spec_augment
 from entropy_asr.audio.features import load_audio, log_mel
+from entropy_asr.audio.precompute import stored_log_mel
 from entropy_asr.config import Augment, Features
 from entropy_asr.errors import InputError
 
@@ -139,9 +140,8 @@ class TrainingBatches:
         targets = []
         time_scale = 2.5 if self.copies == 2 else 1.0
         for cut in cuts:
-            samples, target = self._heard(cut, epoch)
+            mel, target = self._heard(cut, epoch)
             targets.append(target)
-            mel = log_mel(samples, self.features)
             for k, copy in enumerate(copies):
                 rng = generator_for(self.seed, epoch, cut.id, f"mask{k}")
                 copy.append(spec_augment(mel, self.fill, rng, self.augment, time_scale))
@@ -149,16 +149,17 @@ class TrainingBatches:
         return Batch([cut.id for cut in cuts], features, lens, targets, sum(cut.duration for cut in cuts), position)
 
     def _heard(self, cut: Cut, epoch: int) -> tuple[np.ndarray, list[int]]:
-        """Samples of an utterance in this epoch, (S,), and what the model shall give for them."""
+        """Features of an utterance in this epoch, (T, num_mel_bins), and what the model shall give for them."""
         rate = self.features.sampling_rate
         rng = generator_for(self.seed, epoch, cut.id, "empty")
         if rng.random() < self.empty_fraction:
-            return no_speech(round(cut.duration * rate), self.noise.draw, rng), []
-        samples = load_audio(cut, self.features)
+            return log_mel(no_speech(round(cut.duration * rate), self.noise.draw, rng), self.features), []
         rng = generator_for(self.seed, epoch, cut.id, "noise")
         if rng.random() < self.augment.noise_probability:
-            samples = pad_and_add_noise(samples, self.noise.draw(rng), rng, self.augment, rate)
-        return samples, self.target(cut)
+            samples = pad_and_add_noise(load_audio(cut, self.features), self.noise.draw(rng), rng, self.augment, rate)
+            return log_mel(samples, self.features), self.target(cut)
+        stored = stored_log_mel(cut)
+        return log_mel(load_audio(cut, self.features), self.features) if stored is None else stored, self.target(cut)
 
     def largest(self) -> Batch:
         """A batch that needs as much memory as any: the longest utterances, slowed down, until the duration is full."""

@@ -27,7 +27,8 @@ class ConvSubsampling(nn.Module):
 
     def __init__(self, num_mel_bins: int, channels: int, width: int) -> None:
         super().__init__()
-        self.conv = nn.Sequential(nn.Conv2d(1, channels, 3, 2), nn.ReLU(), nn.Conv2d(channels, channels, 3, 2), nn.ReLU())
+        conv = nn.Sequential(nn.Conv2d(1, channels, 3, 2), nn.ReLU(), nn.Conv2d(channels, channels, 3, 2), nn.ReLU())
+        self.conv = conv.to(memory_format=torch.channels_last)  # up to twice as fast on a CPU
         self.linear = nn.Linear(channels * subsampled_length(num_mel_bins), width)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -42,23 +43,22 @@ def subsampled_length(length):
 
 
 class RotaryEmbedding(nn.Module):
-    """Rotary position embedding (Su et al., 2021): cosines and sines of (T, head_dim)."""
+    """Rotary position embedding (Su et al., 2021): cosines and signed sines, each (T, head_dim), for :func:`rotate`."""
 
     def __init__(self, head_dim: int, base: float = 10_000.0) -> None:
         super().__init__()
         inverse = 1.0 / base ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
         self.register_buffer("inverse_frequency", inverse, persistent=False)
 
-    def forward(self, length: int) -> tuple[Tensor, Tensor]:
+    def forward(self, length: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         angle = torch.outer(torch.arange(length, device=self.inverse_frequency.device).float(), self.inverse_frequency.float())
-        angle = torch.cat([angle, angle], dim=-1)
-        return angle.cos(), angle.sin()
+        cos, sin = angle.cos(), angle.sin()
+        return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (i, i + head_dim/2) by its angle. x: (N, H, T, head_dim)."""
-    a, b = x.chunk(2, dim=-1)
-    return x * cos.to(x.dtype) + torch.cat([-b, a], dim=-1) * sin.to(x.dtype)
+def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    """Turn each pair (i, i + head_dim/2) by its angle. x: (…, T, head_dim)."""
+    return torch.addcmul(x * cos, x.roll(x.size(-1) // 2, dims=-1), signed_sin)
 
 
 class SelfAttention(nn.Module):
@@ -74,8 +74,8 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, real: Tensor | None, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """x: (N, T, D); real: (N, T) bool, None where no frame is padding."""
         n, t, d = x.shape
-        q, k, v = self.qkv(x).view(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        q, k = rotate(q, *rotary), rotate(k, *rotary)
+        qkv = self.qkv(x).view(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        (q, k), v = rotate(qkv[:2], *rotary), qkv[2]
         x = attend(q, k, v, real, self.dropout if self.training else 0.0)
         return self.out(x.transpose(1, 2).reshape(n, t, d))
 
@@ -94,6 +94,19 @@ class FeedForward(nn.Sequential):
         )
 
 
+def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Each channel's convolution over time, as many frames as before.
+
+    As an image of height 1, whose channels already come last, it runs up to three times as fast on a CPU as `F.conv1d`.
+
+    Args:
+        x: (N, T, D); weight: (D, 1, kernel), kernel odd; bias: (D,).
+    """
+    image = x.transpose(1, 2).unsqueeze(2)
+    image = F.conv2d(image, weight.unsqueeze(2), bias, padding=(0, weight.size(-1) // 2), groups=x.size(-1))
+    return image.squeeze(2).transpose(1, 2)
+
+
 class ConvModule(nn.Module):
     """Pointwise GLU, depthwise convolution over time, pointwise; padding frames are zero when the convolution sees them."""
 
@@ -109,7 +122,7 @@ class ConvModule(nn.Module):
     def forward(self, x: Tensor, padding: Tensor) -> Tensor:
         """x: (N, T, D); padding: (N, T, 1) bool, True where there is no frame."""
         x = F.glu(self.pointwise_in(self.norm(x)), dim=-1).masked_fill(padding, 0.0)
-        x = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
+        x = depthwise_conv(x, self.depthwise.weight, self.depthwise.bias)
         return self.dropout(self.pointwise_out(F.silu(self.norm_out(x))))
 
 
@@ -127,10 +140,10 @@ class ConformerBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, padding: Tensor, real: Tensor | None, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        x = x + 0.5 * self.feed_forward_in(x)
+        x = torch.add(x, self.feed_forward_in(x), alpha=0.5)
         x = x + self.dropout(self.attention(self.attention_norm(x), real, rotary))
         x = x + self.conv(x, padding)
-        x = x + 0.5 * self.feed_forward_out(x)
+        x = torch.add(x, self.feed_forward_out(x), alpha=0.5)
         return self.norm(x)
 
 
@@ -193,7 +206,7 @@ class ConformerEncoder(nn.Module):
         padding = ~real[:, :, None]
         x = self.dropout(x.masked_fill(padding, 0.0))  # not even a NaN in the padding gets through
         attended = None if bool(real.all()) else real
-        rotary = self.rotary(x.size(1))
+        rotary = self.rotary(x.size(1), x.dtype)
         for layer in self.layers:
             if self.checkpoint_activations and self.training:
                 x = torch.utils.checkpoint.checkpoint(layer, x, padding, attended, rotary, use_reentrant=False)

@@ -16,6 +16,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, 
 
 from entropy_asr.config import Prompt
 from entropy_asr.models.adaptor import Adaptor
+from entropy_asr.models.attention import PACKED
 from entropy_asr.models.conformer import ConformerEncoder
 
 
@@ -102,7 +103,10 @@ class SpeechLLM(nn.Module):
         # Packed: all utterances in one row, and positions that begin anew tell the attention where each one starts.
         inputs = torch.cat(rows)[None]  # (1, sum of lengths, D)
         positions = torch.cat([torch.arange(length, device=inputs.device) for length in lens])[None]
-        hidden = self.llm.get_decoder()(inputs_embeds=inputs, position_ids=positions, use_cache=False).last_hidden_state
+        options = {"row_lens": lens} if self.llm.config._attn_implementation == PACKED else {}
+        hidden = self.llm.get_decoder()(
+            inputs_embeds=inputs, position_ids=positions, use_cache=False, **options
+        ).last_hidden_state
         answers = torch.cat([row[start:] for row, start in zip(hidden[0].split(lens), answer_starts, strict=True)])
         logits = self.llm.get_output_embeddings()(answers).float()  # (tokens, V)
         return logits, torch.tensor([i for row in targets for i in row], device=logits.device)
