@@ -112,9 +112,9 @@ def stored(tones: Path, folder: Path, **augment: object) -> Path:
     settings = {"features": Features().model_dump(), "augment": Augment(**augment).model_dump()}
     config = folder / "config.json"
     config.write_text(json.dumps(settings))
-    words = ["--config", config, "--cuts", tones, "--out", folder / "train"]
+    words = ["--config", config, "--cuts", tones, "--out", folder / "made" / "train"]
     subprocess.run([sys.executable, "-m", "entropy_asr.audio.precompute", *map(str, words)], check=True)
-    return folder / "train.jsonl.gz"
+    return folder / "made" / "train.jsonl.gz"
 
 
 def test_stored_features_are_those_of_the_audio_and_spare_reading_it(tones: Path, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_stored_features_are_those_of_the_audio_and_spare_reading_it(tones: Path
         assert audio.ids == features.ids and audio.targets == features.targets and audio.position == features.position
         assert audio.features.equal(features.features)
 
-    for cut in read_cuts([tmp_path / "train.jsonl.gz"]):  # the audio is gone
+    for cut in read_cuts([tmp_path / "made" / "train.jsonl.gz"]):  # the audio is gone
         for factor in (0.9, 1.0, 1.1):
             warped = cut if factor == 1.0 else cut.perturb_speed(factor, affix_id=False)
             warped.recording.sources[0].source = "gone"
@@ -139,7 +139,7 @@ def test_a_speed_without_stored_features_is_computed(tones: Path, tmp_path: Path
 
 def test_stored_features_that_disappear_are_an_error_that_names_them(tones: Path, tmp_path: Path) -> None:
     manifest = stored(tones, tmp_path)
-    next((tmp_path / "train").rglob("*.npy")).write_bytes(b"not an array")
+    next((tmp_path / "made" / "train").rglob("*.npy")).write_bytes(b"not an array")
     with pytest.raises(InputError, match=r"utterance tone-\d+: cannot read stored features.*run the rule precompute again"):
         for cut in read_cuts([manifest]):
             for factor in (0.9, 1.0, 1.1):

@@ -55,6 +55,7 @@ def main(config: Path = typer.Option(...), cuts: Path = typer.Option(...), out: 
     from entropy_asr.config_files import load_stage
 
     settings = load_stage(config)
+    out.parent.mkdir(parents=True, exist_ok=True)
     with NumpyFilesWriter(out) as writer, CutSet.open_writer(out.with_name(f"{out.name}.jsonl.gz"), overwrite=True) as manifest:
         for cut in track(read_cuts([cuts]), description=f"features of {cuts}"):
             for factor in settings.augment.speed_factors:
