@@ -67,6 +67,29 @@ class Entry:
     ours_seconds: float
     peer_seconds: float
     note: str = ""
+    profile: dict[str, tuple[float, float]] | None = None
+
+
+KINDS = {  # of operators, by what their names contain
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
+    "attention": ("scaled_dot_product",),
+    "convolutions": ("conv",),
+    "rest": ("",),
+}
+
+
+def profile(step: Callable[[], Any], repeats: int = 3) -> dict[str, float]:
+    """Seconds that one call spends in each kind of operator, on the GPU if there is one; after a call that warms up."""
+    gpu = torch.cuda.is_available()
+    step()
+    with torch.profiler.profile() as profiler:
+        for _ in range(repeats):
+            step()
+    spent = dict.fromkeys(KINDS, 0.0)
+    for event in profiler.key_averages():
+        kind = next(kind for kind, names in KINDS.items() if any(name in event.key for name in names))
+        spent[kind] += (event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e6 / repeats
+    return spent
 
 
 @dataclass
@@ -98,8 +121,10 @@ def grow(name: str, ours: str, unit: str, steps: dict[float, Callable[[], Any]],
     return Growth(name, ours, unit, list(steps), [round(median, 5) for median in seconds], round(slope, 3), note)
 
 
-def compare(name: str, ours: tuple[str, Callable], peer: tuple[str, Callable], turns: int, note: str = "") -> Entry:
-    """Time both by turns; the first two turns warm up."""
+def compare(
+    name: str, ours: tuple[str, Callable], peer: tuple[str, Callable], turns: int, note: str = "", profiled: bool = False
+) -> Entry:
+    """Time both by turns; the first two turns warm up. profiled: say where the time of each goes."""
     times: list[tuple[float, float]] = []
     for turn in range(turns + 2):
         pair = [0.0, 0.0]
@@ -114,7 +139,11 @@ def compare(name: str, ours: tuple[str, Callable], peer: tuple[str, Callable], t
     ratios = [theirs / mine for mine, theirs in times]
     low, _, high = statistics.quantiles(ratios, n=4)
     medians = [statistics.median(column) for column in zip(*times, strict=True)]
-    return Entry(name, ours[0], peer[0], round(statistics.median(ratios), 3), (round(low, 3), round(high, 3)), *medians, note)
+    found = Entry(name, ours[0], peer[0], round(statistics.median(ratios), 3), (round(low, 3), round(high, 3)), *medians, note)
+    if profiled:
+        mine, theirs = profile(ours[1]), profile(peer[1])
+        found.profile = {kind: (round(mine[kind], 4), round(theirs[kind], 4)) for kind in KINDS}
+    return found
 
 
 def trained(module: nn.Module, forward: Callable[[], torch.Tensor]) -> Callable[[], None]:
@@ -167,6 +196,7 @@ def encoder(device: torch.device, dtype: torch.dtype, turns: int) -> Iterator[En
                 trained(peer, lambda peer=peer: peer(frames, attention_mask=real).last_hidden_state),
             ),
             turns,
+            profiled=True,
         )
     config = ParakeetEncoderConfig(
         hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS, num_key_value_heads=HEADS,
@@ -183,6 +213,7 @@ def encoder(device: torch.device, dtype: torch.dtype, turns: int) -> Iterator[En
             trained(peer, lambda: peer(features.to(dtype), attention_mask=mask).last_hidden_state),
         ),
         turns,
+        profiled=True,
     )
 
 
@@ -247,6 +278,7 @@ def speech_llm(device: torch.device, dtype: torch.dtype, turns: int) -> Iterator
             ("padded rows, logits everywhere (transformers loss)", plain),
             turns,
             note="encoder frozen in both",
+            profiled=True,
         )
 
 
@@ -497,6 +529,22 @@ def render(entries: list[dict]) -> str:
             note = f" ({e['note']})" if e["note"] else ""
             ratio = f"**{e['ratio']:.2f}** [{e['spread'][0]:.2f}, {e['spread'][1]:.2f}]"
             lines.append(f"| {e['name']}{note} | {e['ours']} | {e['peer']} | {ratio} | {e['machine']} | {e['commit'][:7]} |")
+    profiles = [e for e in entries if e.get("profile")]
+    if profiles:
+        lines += [
+            "",
+            "## Where the time goes",
+            "",
+            "Milliseconds of a step in each kind of operator, ours / the peer's, by PyTorch's profiler in the same process. Both need",
+            "the same matrix products (but for logits that nobody reads), so at best a ratio is the peer's total over ours of these.",
+            "",
+            f"| comparison | {' | '.join(KINDS)} | the ratio at best | machine | commit |",
+            f"| --- |{' ---: |' * (len(KINDS) + 1)} --- | --- |",
+        ]
+    for e in profiles:
+        cells = " | ".join(f"{1e3 * ours:.0f} / {1e3 * peer:.0f}" for ours, peer in e["profile"].values())
+        best = sum(peer for _, peer in e["profile"].values()) / e["profile"]["matrix products"][0]
+        lines.append(f"| {e['name']}, {e['peer']} | {cells} | {best:.2f} | {e['machine']} | {e['commit'][:7]} |")
     grown = [e for e in entries if "exponent" in e]
     if grown:
         lines += [

@@ -256,7 +256,11 @@ def probe_scores(
     linear = replace(families[0], family="linear")
     if with_bias:
         frequency = (train.counts() + 0.5).log()
-        silent = fit(train.masked(), held_out.masked(), frequency - frequency.logsumexp(0), 0, linear)
+        frequency = frequency - frequency.logsumexp(0)
+        if (train.prior == 0).all():  # every label competes with every other: their frequencies are the best that a bias can be
+            silent = Probe(1, train.classes, frequency, linear)
+        else:
+            silent = fit(train.masked(), held_out.masked(), frequency, 0, linear)
     else:
         silent = Probe(1, train.classes, None, linear)
     bias = None if silent.out.bias is None else silent.out.bias.detach()
