@@ -80,7 +80,8 @@ def test_every_arm_has_the_same_budget(run: Run) -> None:
     rows = run.table("cost")
     config = run.config
     llm_side = config.align.steps + config.cka.max_parts * config.ia_sft.steps + config.joint_sft.steps
-    train = {f"results/manifests/{split}.jsonl.gz" for split in config.data.train}
+    assert config.engine.precompute_features
+    train = {f"results/features/{split}.jsonl.gz" for split in config.data.train}
     for arm in config.arms:
         objective, lm = config.recipe(arm).objective, config.lm_of(arm)
         behind = [row for row in rows if row["arm"] == arm]

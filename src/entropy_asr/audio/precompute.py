@@ -47,23 +47,27 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @friendly_exit()
 def main(config: Path = typer.Option(...), cuts: Path = typer.Option(...), out: Path = typer.Option(...)) -> None:
     """Write the features into the folder `out`, and their manifest to `out`.jsonl.gz."""
-    from lhotse import CutSet, NumpyFilesWriter
+    from lhotse import NumpyFilesWriter
     from rich.progress import track
 
     from entropy_asr.audio.batches import read_cuts
     from entropy_asr.audio.features import load_audio, log_mel
     from entropy_asr.config_files import load_stage
+    from entropy_asr.files import write_jsonl
 
     settings = load_stage(config)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with NumpyFilesWriter(out) as writer, CutSet.open_writer(out.with_name(f"{out.name}.jsonl.gz"), overwrite=True) as manifest:
-        for cut in track(read_cuts([cuts]), description=f"features of {cuts}"):
-            for factor in settings.augment.speed_factors:
-                warped = cut if factor == 1.0 else cut.perturb_speed(factor, affix_id=False)
-                mel = log_mel(load_audio(warped, settings.features), settings.features)
-                name = stored_name(factor)
-                setattr(cut, name, writer.store_array(f"{cut.id}-{name}", mel))
-            manifest.write(cut)
+    writer = NumpyFilesWriter(out)
+
+    def with_features(cut: Cut) -> dict:
+        for factor in settings.augment.speed_factors:
+            warped = cut if factor == 1.0 else cut.perturb_speed(factor, affix_id=False)
+            mel = log_mel(load_audio(warped, settings.features), settings.features)
+            name = stored_name(factor)
+            setattr(cut, name, writer.store_array(f"{cut.id}-{name}", mel))
+        return cut.to_dict()
+
+    rows = map(with_features, track(read_cuts([cuts]), description=f"features of {cuts}"))
+    write_jsonl(out.with_name(f"{out.name}.jsonl.gz"), rows)
 
 
 if __name__ == "__main__":
