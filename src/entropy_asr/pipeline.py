@@ -62,6 +62,7 @@ def steps(config: Config) -> list[Step]:
     given = sorted({peer.path for peer in config.peers.values() if peer.kind == "hypotheses"})
     metrics = [f"results/metrics/{name}" for name in ("alignment", "encoder", "system", "drift")]
     published = [config.published] if config.published else []
+    stored = ["precompute"] if config.engine.precompute_features else []
     data = [*manifests, "results/features", "results/text/phonemes", *(["results/text/units"] if units else [])]
     found = [
         Step(
@@ -79,7 +80,7 @@ def steps(config: Config) -> list[Step]:
             encoders,
             data,
             [*trained, "data.dev"],
-            ["pretrain", *(["pretrain_attention"] if attention else [])],
+            ["pretrain", *(["pretrain_attention"] if attention else []), *stored],
         ),
         Step("align", align, [*manifests, *encoders, *lms], trained, ["align"]),
         Step("ia_sft", ia_sft, [*manifests, *encoders, *lms, *system("align", asynchronous)], trained, ["ia_sft"]),
@@ -163,7 +164,7 @@ def restore(path: Path) -> None:
     """Make Snakemake take pulled results as what they are: made, in the order of the recipe, with this config.
 
     Files come out of `dvc pull` with the time of the pull, and without Snakemake's records.  Audio is not in DVC as thousands of
-    files: that of the embedded corpus is unpacked again from its archives.
+    files: that of the embedded corpus is unpacked again from its archives, and stored features are made again from it.
 
     Raises:
         InputError: something was not pulled, or was made with another config.
@@ -182,6 +183,9 @@ def restore(path: Path) -> None:
         raise InputError("nothing was restored:\n" + "\n".join(f"  {line}" for line in wrong))
     if any(corpus.kind == "embedded" for corpus in config.data.corpora.values()):
         _snakemake(path, "results/audio/embedded/unpacked.json")
+    if config.engine.precompute_features:
+        _snakemake(path, "step_data", "--touch", "--forceall")
+        _snakemake(path, *(f"results/audio/features/{split}.jsonl.gz" for split in config.data.train))
     _snakemake(path, "step_report", "--touch", "--forceall")
 
 

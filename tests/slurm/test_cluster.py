@@ -309,7 +309,7 @@ def test_after_a_killed_coordinator_its_jobs_are_not_submitted_twice(disturbed: 
 
 
 def test_the_weights_are_those_of_a_run_that_was_left_alone(disturbed: Disturbed) -> None:
-    train = " ".join(f"--train results/features/{split}.jsonl.gz" for split in load_config(SETTINGS[0]).data.train)
+    train = " ".join(f"--train results/audio/features/{split}.jsonl.gz" for split in load_config(SETTINGS[0]).data.train)
     dev = " ".join(f"--dev results/manifests/{split}.jsonl.gz" for split in load_config(SETTINGS[0]).data.dev)
     words = f"--config results/config/pretrain.json {train} {dev} --objective phoneme --labels results/text/phonemes/tokens.txt"
     words += " --stats results/features/stats.json --part 0 --seed 1 --running alone/state --out alone/out"

@@ -17,7 +17,7 @@ from entropy_asr.pipeline import dvc_yaml, steps
 from entropy_asr.reporting.rulegraph import records
 
 SMOKE = "config/smoke.yaml"
-NOT_VERSIONED = ("results/audio/embedded/", "results/logs/", "results/benchmarks/", "results/state/")
+NOT_VERSIONED = ("results/audio/embedded/", "results/audio/features/", "results/logs/", "results/benchmarks/", "results/state/")
 
 
 def test_the_committed_dvc_yaml_is_that_of_the_default_config(monkeypatch: pytest.MonkeyPatch) -> None:

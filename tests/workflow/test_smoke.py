@@ -81,7 +81,7 @@ def test_every_arm_has_the_same_budget(run: Run) -> None:
     config = run.config
     llm_side = config.align.steps + config.cka.max_parts * config.ia_sft.steps + config.joint_sft.steps
     assert config.engine.precompute_features
-    train = {f"results/features/{split}.jsonl.gz" for split in config.data.train}
+    train = {f"results/audio/features/{split}.jsonl.gz" for split in config.data.train}
     for arm in config.arms:
         objective, lm = config.recipe(arm).objective, config.lm_of(arm)
         behind = [row for row in rows if row["arm"] == arm]

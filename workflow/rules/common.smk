@@ -44,7 +44,7 @@ def manifest(split):
 
 
 TRAIN = [manifest(split) for split in CONFIG.data.train]
-TRAINED_ON = [f"results/features/{split}.jsonl.gz" for split in CONFIG.data.train] if CONFIG.engine.precompute_features else TRAIN
+TRAINED_ON = [f"results/audio/features/{split}.jsonl.gz" for split in CONFIG.data.train] if CONFIG.engine.precompute_features else TRAIN
 DEV = [manifest(split) for split in CONFIG.data.dev]
 # Of the stages that may need GPUs: what their jobs ask Slurm for, and the words that start their processes.
 CLUSTER_STAGES = ["lm", "pretrain", "align", "ia_sft", "joint_sft", "decode", "metrics"]

@@ -63,8 +63,8 @@ rule precompute:
         config="results/config/precompute.json",
         cuts="results/manifests/{corpus}/{split}.jsonl.gz",
     output:
-        cuts="results/features/{corpus}/{split}.jsonl.gz",
-        features=directory("results/features/{corpus}/{split}"),
+        cuts="results/audio/features/{corpus}/{split}.jsonl.gz",
+        features=directory("results/audio/features/{corpus}/{split}"),
     log:
         "results/logs/precompute/{corpus}/{split}.log",
     shell:

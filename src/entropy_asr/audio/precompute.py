@@ -1,6 +1,6 @@
 """Log-Mel features of training audio, made once for every speed factor, beside the manifest that names them.
 
-    python -m entropy_asr.audio.precompute --config precompute.json --cuts train.jsonl.gz --out results/features/train
+    python -m entropy_asr.audio.precompute --config precompute.json --cuts train.jsonl.gz --out results/audio/features/train
 
 Training then reads them where it would have computed the same numbers from audio; noise and silence are still mixed with the
 audio.  About 115 MB for an hour and a factor, float32.
