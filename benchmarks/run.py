@@ -78,18 +78,21 @@ KINDS = {  # of operators, by what their names contain
 }
 
 
-def profile(step: Callable[[], Any], repeats: int = 3) -> dict[str, float]:
-    """Seconds that one call spends in each kind of operator, on the GPU if there is one; after a call that warms up."""
+def profile(*steps: Callable[[], Any], turns: int = 5) -> list[dict[str, float]]:
+    """Seconds that a call of each step spends in each kind of operator, on the GPU if there is one: median over turns."""
     gpu = torch.cuda.is_available()
-    step()
-    with torch.profiler.profile() as profiler:
-        for _ in range(repeats):
-            step()
-    spent = dict.fromkeys(KINDS, 0.0)
-    for event in profiler.key_averages():
-        kind = next(kind for kind, names in KINDS.items() if any(name in event.key for name in names))
-        spent[kind] += (event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e6 / repeats
-    return spent
+    found: list[list[dict[str, float]]] = [[] for _ in steps]
+    for turn in range(turns + 1):  # the first warms up
+        for step, seen in zip(steps, found, strict=True):
+            with torch.profiler.profile() as profiler:
+                step()
+            spent = dict.fromkeys(KINDS, 0.0)
+            for event in profiler.key_averages():
+                kind = next(kind for kind, names in KINDS.items() if any(name in event.key for name in names))
+                spent[kind] += (event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e6
+            if turn:
+                seen.append(spent)
+    return [{kind: statistics.median(spent[kind] for spent in seen) for kind in KINDS} for seen in found]
 
 
 @dataclass
@@ -141,7 +144,7 @@ def compare(
     medians = [statistics.median(column) for column in zip(*times, strict=True)]
     found = Entry(name, ours[0], peer[0], round(statistics.median(ratios), 3), (round(low, 3), round(high, 3)), *medians, note)
     if profiled:
-        mine, theirs = profile(ours[1]), profile(peer[1])
+        mine, theirs = profile(ours[1], peer[1])
         found.profile = {kind: (round(mine[kind], 4), round(theirs[kind], 4)) for kind in KINDS}
     return found
 
