@@ -28,7 +28,7 @@ STAGE_SECTIONS: dict[str, list[str]] = {
     "tokenizer": ["llm", "prompt"],
     "small_tokenizer": ["small_llm", "prompt"],
     "feature_stats": ["features"],
-    "precompute": ["features", "augment"],
+    "precompute_features": ["features", "augment"],
     "lm": ["llm", "prompt", "engine"],
     "small_lm": ["small_llm", "prompt", "engine"],
     "pretrain": ["features", "augment", "encoder", "ctc", "pretrain", "cka", "engine"],

@@ -62,7 +62,7 @@ def steps(config: Config) -> list[Step]:
     given = sorted({peer.path for peer in config.peers.values() if peer.kind == "hypotheses"})
     metrics = [f"results/metrics/{name}" for name in ("alignment", "encoder", "system", "drift")]
     published = [config.published] if config.published else []
-    stored = ["precompute"] if config.engine.precompute_features else []
+    stored = ["precompute_features"] if config.engine.precompute_features else []
     data = [*manifests, "results/features", "results/text/phonemes", *(["results/text/units"] if units else [])]
     found = [
         Step(

@@ -57,18 +57,18 @@ rule feature_stats:
         "python -m entropy_asr.audio.features --config {input.config} $(printf -- '--cuts %s ' {input.cuts}) --out {output} 2>&1 | tee {log}"
 
 
-rule precompute:
+rule precompute_features:
     # With engine.precompute_features: the manifests that training reads, with stored features.
     input:
-        config="results/config/precompute.json",
+        config="results/config/precompute_features.json",
         cuts="results/manifests/{corpus}/{split}.jsonl.gz",
     output:
         cuts="results/audio/features/{corpus}/{split}.jsonl.gz",
         features=directory("results/audio/features/{corpus}/{split}"),
     log:
-        "results/logs/precompute/{corpus}/{split}.log",
+        "results/logs/precompute_features/{corpus}/{split}.log",
     shell:
-        "python -m entropy_asr.audio.precompute --config {input.config} --cuts {input.cuts} --out {output.features} 2>&1 | tee {log}"
+        "python -m entropy_asr.audio.precompute_features --config {input.config} --cuts {input.cuts} --out {output.features} 2>&1 | tee {log}"
 
 
 rule phonemes:

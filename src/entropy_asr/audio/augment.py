@@ -84,6 +84,17 @@ def spec_augment(
     return masked
 
 
+def at_speed(cut: Cut, factor: float) -> Cut:
+    """An utterance at another speed (Ko et al., 2015), under its own id."""
+    return cut if factor == 1.0 else cut.perturb_speed(factor, affix_id=False)
+
+
+def speed_of(cut: Cut) -> float:
+    """The factor of :func:`at_speed`."""
+    transforms = cut.recording.transforms or []
+    return next((float(transform.factor) for transform in transforms if hasattr(transform, "factor")), 1.0)
+
+
 class NoiseSource:
     """Noise to add to speech: recorded noise where the config names some, else babble, vehicle-like and music-like noise.
 

@@ -20,9 +20,9 @@ from lhotse.dataset.sampling import DynamicBucketingSampler
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from entropy_asr.audio.augment import NoiseSource, generator_for, no_speech, pad_and_add_noise, spec_augment
+from entropy_asr.audio.augment import NoiseSource, at_speed, generator_for, no_speech, pad_and_add_noise, spec_augment
 from entropy_asr.audio.features import load_audio, log_mel
-from entropy_asr.audio.precompute import stored_log_mel
+from entropy_asr.audio.precompute_features import stored_log_mel
 from entropy_asr.config import Augment, Features
 from entropy_asr.errors import InputError
 
@@ -131,7 +131,7 @@ class TrainingBatches:
 
     def _warp(self, cut: Cut, epoch: int) -> Cut:
         factor = generator_for(self.seed, epoch, cut.id, "speed").choice(self.augment.speed_factors)
-        return cut if factor == 1.0 else cut.perturb_speed(float(factor), affix_id=False)
+        return at_speed(cut, float(factor))
 
     def __getitem__(self, key: tuple[Position, CutSet]) -> Batch:
         position, cuts = key
@@ -166,7 +166,7 @@ class TrainingBatches:
         slowest = min((1.0, *self.augment.speed_factors))
         longest = sorted(self.cuts, key=lambda cut: (-cut.duration, cut.id))
         fitting = math.ceil(self.max_duration * slowest / longest[0].duration)
-        cuts = [cut if slowest == 1.0 else cut.perturb_speed(slowest, affix_id=False) for cut in longest[:fitting]]
+        cuts = [at_speed(cut, slowest) for cut in longest[:fitting]]
         return self[(Position(), CutSet.from_cuts(cuts))]
 
     def loader(self, start: Position, workers: int) -> Iterator[Batch]:

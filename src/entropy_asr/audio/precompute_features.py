@@ -1,6 +1,6 @@
 """Log-Mel features of training audio, made once for every speed factor, beside the manifest that names them.
 
-    python -m entropy_asr.audio.precompute --config precompute.json --cuts train.jsonl.gz --out results/audio/features/train
+    python -m entropy_asr.audio.precompute_features --config stage.json --cuts train.jsonl.gz --out features/train
 
 Training then reads them where it would have computed the same numbers from audio; noise and silence are still mixed with the
 audio.  About 115 MB for an hour and a factor, float32.
@@ -11,13 +11,8 @@ from pathlib import Path
 import typer
 from lhotse.cut import Cut
 
+from entropy_asr.audio.augment import at_speed, speed_of
 from entropy_asr.errors import InputError, friendly_exit
-
-
-def speed(cut: Cut) -> float:
-    """The factor by which a cut is perturbed."""
-    transforms = cut.recording.transforms or []
-    return next((float(transform.factor) for transform in transforms if hasattr(transform, "factor")), 1.0)
 
 
 def stored_name(factor: float) -> str:
@@ -31,13 +26,13 @@ def stored_log_mel(cut: Cut):
     Raises:
         InputError: the manifest names a file that is not there, or is damaged.
     """
-    name = stored_name(speed(cut))
+    name = stored_name(speed_of(cut))
     if not cut.has_custom(name):
         return None
     try:
         return cut.load_custom(name)
     except (OSError, ValueError) as error:
-        raise InputError(f"utterance {cut.id}: cannot read stored features: {error}; run the rule precompute again") from error
+        raise InputError(f"utterance {cut.id}: cannot read stored features: {error}; run precompute_features again") from error
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -60,8 +55,7 @@ def main(config: Path = typer.Option(...), cuts: Path = typer.Option(...), out: 
 
     def with_features(cut: Cut) -> dict:
         for factor in settings.augment.speed_factors:
-            warped = cut if factor == 1.0 else cut.perturb_speed(factor, affix_id=False)
-            mel = log_mel(load_audio(warped, settings.features), settings.features)
+            mel = log_mel(load_audio(at_speed(cut, factor), settings.features), settings.features)
             name = stored_name(factor)
             setattr(cut, name, writer.store_array(f"{cut.id}-{name}", mel))
         return cut.to_dict()
