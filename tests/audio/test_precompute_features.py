@@ -6,21 +6,14 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import pytest
+from audio.test_batches import batches
 
 from entropy_asr.audio.augment import at_speed
-from entropy_asr.audio.batches import Position, TrainingBatches, read_cuts
+from entropy_asr.audio.batches import Position, read_cuts
 from entropy_asr.audio.precompute_features import stored_log_mel
 from entropy_asr.config import Augment, Features
 from entropy_asr.errors import InputError
-
-
-def batches(manifest: Path, copies: int = 1, **more: float) -> TrainingBatches:
-    return TrainingBatches(
-        read_cuts([manifest]), lambda cut: [len(cut.supervisions[0].custom["phonemes"])], np.zeros(80, np.float32),
-        Features(), Augment(noise_probability=0.5), copies, max_duration=6.0, buckets=2, seed=1, **more,
-    )  # fmt: skip
 
 
 def stored(tones: Path, folder: Path, **augment: object) -> Path:
