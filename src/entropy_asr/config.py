@@ -8,7 +8,7 @@ fails when they drift.
 import re
 from typing import Annotated, Literal, NamedTuple, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from entropy_asr.errors import did_you_mean
 
@@ -235,7 +235,13 @@ class ScratchLM(Optimisation):
         description="share of training samples with phonemes in the user turn [O]: what a web-scale LLM knows of spelling and pinyin",
     )
     pronunciation_noise: Fraction = Field(
-        0.0, description="share of told syllables that are missed, doubled or misheard [O], as an encoder's would be"
+        0.0,
+        description="share of told phonemes that are missed, doubled or misheard [O], as an encoder's would be; "
+        "of one sentence anything up to twice as much",
+        le=0.5,
+    )
+    pronunciation_blanks: NonNegativeFloat = Field(
+        1.4, description="blanks after a told phoneme, on average [O], as in the adaptor's outputs; 0: none, no repetition"
     )
     max_sentences: PositiveInt | None = Field(
         None, description="take only so many sentences of data.lm_text, evenly spread, for small runs"

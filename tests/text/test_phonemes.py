@@ -1,6 +1,7 @@
 """Pronunciation: known words, rules for unknown ones, and one closed inventory."""
 
 import random
+from itertools import groupby
 
 import kaldialign
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from entropy_asr.errors import InputError
 from entropy_asr.text.normalize import normalize
 from entropy_asr.text.phonemes import (
+    PAUSE,
+    as_frames,
     inventory,
     misheard,
     phonemize,
@@ -60,9 +63,9 @@ def test_known_pronunciations(text: str, phonemes: str) -> None:
     assert phonemize(text, "mixed").oov == []
 
 
-def test_pronunciation_line_is_open_syllables_without_word_boundaries() -> None:
-    assert pronunciation_line("hello world 吧", "mixed") == "HH-AH L-OW W-ER L-D ba5"
-    assert pronunciation_line("一个 hello", "mixed") == "i2 ge4 HH-AH L-OW"
+def test_pronunciation_line_is_phonemes_without_word_boundaries() -> None:
+    assert pronunciation_line("hello world 吧", "mixed") == "HH AH L OW W ER L D b- a5"
+    assert pronunciation_line("一个 hello", "mixed") == "i2 g- e4 HH AH L OW"
 
 
 @pytest.mark.parametrize(
@@ -116,9 +119,20 @@ def test_every_latin_word_is_pronounced(word: str) -> None:
 def test_misheard_has_the_share_of_errors_asked_for() -> None:
     line = pronunciation_line("navigate to the central park 播放周杰伦的青花瓷", "mixed")
     assert misheard(line, 0.0, random.Random(1)) == line
-    syllables = line.split()
+    phonemes = line.split()
     rounds = [misheard(line, 0.4, random.Random(i)).split() for i in range(1000)]
-    count = len(syllables) * len(rounds)
+    count = len(phonemes) * len(rounds)
     assert sum(map(len, rounds)) / count == pytest.approx(1.0, abs=0.02)  # as many missed as doubled
-    # A phone may be replaced by itself, and a missed syllable beside a doubled one is one error.
-    assert 0.32 < sum(kaldialign.edit_distance(syllables, heard)["total"] for heard in rounds) / count <= 0.41
+    # A phoneme may be replaced by itself, and a missed one beside a doubled one is one error.
+    assert 0.32 < sum(kaldialign.edit_distance(phonemes, heard)["total"] for heard in rounds) / count <= 0.41
+
+
+def test_a_line_as_frames_is_what_ctc_makes_the_line_of() -> None:
+    line = pronunciation_line("call lee now 北京", "mixed")  # K AO L L IY: two equal phonemes in a row
+    frames = [as_frames(line, 1.5, random.Random(i)).split() for i in range(2000)]
+    for drawn in frames:
+        assert " ".join(phoneme for phoneme, _ in groupby(drawn) if phoneme != PAUSE) == line
+    # Beside the blanks after phonemes, 1.5 on average, there are up to six before and behind: and some repetitions.
+    blanks = sum(drawn.count(PAUSE) for drawn in frames) / len(frames)
+    assert blanks == pytest.approx(1.5 * len(line.split()) + 6, rel=0.05)
+    assert as_frames(line, 0.0, random.Random(1)) == line

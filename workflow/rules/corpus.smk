@@ -9,6 +9,8 @@ rule corpus_fetch:
         model=f"{SCRATCH}/assets/model.onnx",
         vocabulary=f"{SCRATCH}/assets/vocab.json",
         hsk=f"{SCRATCH}/assets/hsk.json",
+        wordnet=multiext(f"{SCRATCH}/assets/wordnet/data", ".adj", ".adv", ".noun", ".verb"),
+        words=f"{SCRATCH}/assets/words.txt",
         recogniser=f"{SCRATCH}/assets/whisper-base/model.bin",
     params:
         assets=f"{SCRATCH}/assets",
@@ -33,16 +35,20 @@ rule corpus_plan:
 
 
 rule corpus_lm_text:
-    # Text for the language model: none of dev or test.
+    # Text for the language model: nothing that is read in any split.
     input:
         plan=rules.corpus_plan.output,
         hsk=rules.corpus_fetch.output.hsk,
+        wordnet=rules.corpus_fetch.output.wordnet,
+        words=rules.corpus_fetch.output.words,
     output:
         f"{SCRATCH}/lm_text.jsonl.gz",
+    params:
+        assets=f"{SCRATCH}/assets",
     log:
         "results/logs/corpus_lm_text.log",
     shell:
-        "python -m entropy_asr.corpora.embedded.lm_text --plan {input.plan} --hsk {input.hsk} --output {output} 2>&1 | tee {log}"
+        "python -m entropy_asr.corpora.embedded.lm_text --plan {input.plan} --assets {params.assets} --output {output} 2>&1 | tee {log}"
 
 
 rule corpus_synthesize:

