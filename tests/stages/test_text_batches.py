@@ -2,7 +2,6 @@
 
 from collections import Counter
 from itertools import islice
-from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer

@@ -36,9 +36,9 @@ CHAT_TEMPLATE = (
 )
 
 # Phonemes of the pronunciation stay whole for BPE to merge: a final with its tone, an initial with its hyphen, a phone in
-# capitals (normalised text has none of them). Hanzi stand alone: on a small corpus BPE would make one unit of a whole carrier phrase, and a new
-# sentence would be spelled in units hardly ever trained. Then Qwen's pattern: contractions, words with the character before
-# them, single digits, punctuation, line ends, spaces.
+# capitals (normalised text has none of them). Hanzi stand alone: on a small corpus BPE would make one unit of a whole carrier
+# phrase, and a new sentence would be spelled in units hardly ever trained. Then Qwen's pattern: contractions, words with the
+# character before them, single digits, punctuation, line ends, spaces.
 _LETTER = r"[\p{L}&&[^\p{Han}]]"
 _PIECES = (
     r" ?[a-z]+[1-5](?![\p{L}\p{N}])"
