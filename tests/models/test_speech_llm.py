@@ -18,7 +18,7 @@ from entropy_asr.training.engine import freeze
 PROMPT = PromptIds(before=[5, 6, 7], after=[8, 9], end=2, pad=0)
 
 
-@pytest.fixture(params=[4, 2], ids=["stride4", "stride2"])
+@pytest.fixture(params=[4, 2, 1], ids=["stride4", "stride2", "stride1"])
 def system(request: pytest.FixtureRequest) -> SpeechLLM:
     torch.manual_seed(0)
     encoder = ConformerEncoder(
