@@ -31,7 +31,10 @@ def system(request: pytest.FixtureRequest) -> SpeechLLM:
         )
     )  # fmt: skip
     llm.set_attn_implementation(PACKED)
-    return SpeechLLM(encoder, Adaptor(AdaptorConfig(stack=4, stride=request.param, hidden=48), 32, 32), llm, PROMPT).eval()
+    adaptor = Adaptor(AdaptorConfig(stack=4, stride=request.param, hidden=48), 32, 32)
+    with torch.no_grad():
+        adaptor.layers[-1].weight *= 4  # what is heard must weigh more than the prompt, also in a network of random weights
+    return SpeechLLM(encoder, adaptor, llm, PROMPT).eval()
 
 
 def mixed_lengths(count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch.nn import functional as F
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from entropy_asr.audio.batches import Batch, Position
@@ -16,6 +15,7 @@ from entropy_asr.stages.sft import AlignmentLoss, TranscriptLoss
 from entropy_asr.training.engine import freeze
 
 SPOKEN = {"a": [30, 31, 30], "b": [33]}
+BLANK = 40
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def batch(targets: list[list[int]]) -> Batch:
 
 def test_ctc_is_added_with_its_weight(system: SpeechLLM) -> None:
     given = batch([[10, 11], [12]])
-    loss, parts = AlignmentLoss(system, 0.5, SPOKEN)(given)
+    loss, parts = AlignmentLoss(system, 0.5, SPOKEN, BLANK)(given)
     assert parts["transcript_loss"].item() == pytest.approx(TranscriptLoss(system)(given)[0].item(), rel=1e-6)
     assert loss.item() == pytest.approx((parts["transcript_loss"] + 0.5 * parts["pronunciation_ctc"]).item(), rel=1e-6)
     loss.backward()
@@ -49,9 +49,9 @@ def test_ctc_is_added_with_its_weight(system: SpeechLLM) -> None:
 
 def test_of_audio_without_speech_blanks_alone_are_expected(system: SpeechLLM) -> None:
     silent = batch([[], []])  # their transcripts are empty: the audio was replaced
-    units = system.llm.get_input_embeddings().weight[[30, 31, 33]]
+    units = system.llm.get_input_embeddings().weight[[BLANK, 30, 31, 33]]
     expected = 0.0
     for vectors in system.speech_embeddings(silent.features, silent.feature_lens):
-        logits = F.pad(EMBEDDING_SCALE * vectors @ units.T, (1, 0))
+        logits = EMBEDDING_SCALE * vectors @ units.T
         expected -= logits.log_softmax(-1)[:, 0].sum().item()
-    assert AlignmentLoss(system, 1.0, SPOKEN)(silent)[1]["pronunciation_ctc"].item() == pytest.approx(expected, rel=1e-4)
+    assert AlignmentLoss(system, 1.0, SPOKEN, BLANK)(silent)[1]["pronunciation_ctc"].item() == pytest.approx(expected, rel=1e-4)
