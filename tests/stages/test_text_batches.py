@@ -4,7 +4,7 @@ from collections import Counter
 from itertools import islice
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from entropy_asr.audio.batches import Position
 from entropy_asr.config import Prompt, ScratchLM
@@ -17,11 +17,16 @@ SIZE = 1
 
 
 @pytest.fixture(scope="module")
-def batches(tmp_path_factory: pytest.TempPathFactory) -> TextBatches:
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
     folder = tmp_path_factory.mktemp("tokenizer")
     save_tokenizer(train_tokenizer([sentence for sentence, _ in SENTENCES], 300), folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def batches(tokenizer: PreTrainedTokenizerBase) -> TextBatches:
     config = ScratchLM(batch_size=SIZE, pronunciation_noise=0.1)
-    return TextBatches(SENTENCES, AutoTokenizer.from_pretrained(folder), Prompt(), config, seed=1)
+    return TextBatches(SENTENCES, tokenizer, Prompt(), config, seed=1)
 
 
 def test_an_epoch_has_each_sentence_once(batches: TextBatches) -> None:
@@ -37,3 +42,12 @@ def test_batches_go_on_from_any_position(batches: TextBatches, done: int) -> Non
     again = list(islice(batches.loader(drawn[done - 1].position, 0), 45 - done))
     assert [b.position for b in again] == [b.position for b in drawn[done:]]
     assert all(one.input_ids.equal(other.input_ids) for one, other in zip(again, drawn[done:], strict=True))
+
+
+def test_sentences_of_a_batch_are_of_like_length(tokenizer: PreTrainedTokenizerBase) -> None:
+    sentences = [(" ".join(["fan"] * count), "en") for count in range(1, 65)]
+    config = ScratchLM(batch_size=4, pronunciation_fraction=0.0)
+    batches = TextBatches(sentences, tokenizer, Prompt(), config, seed=1)
+    for batch in islice(batches.loader(Position(), 0), 16):  # an epoch, one pool: neighbours in length
+        lengths = sorted(batch.attention_mask.sum(1).tolist())
+        assert lengths[-1] - lengths[0] <= 3 * len(batches.encode(" fan").ids)

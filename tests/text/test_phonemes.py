@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from entropy_asr.errors import InputError
 from entropy_asr.text.normalize import normalize
 from entropy_asr.text.phonemes import (
-    PAUSE,
+    LINE_BLANK,
     as_frames,
     inventory,
     misheard,
@@ -131,8 +131,8 @@ def test_a_line_as_frames_is_what_ctc_makes_the_line_of() -> None:
     line = pronunciation_line("call lee now 北京", "mixed")  # K AO L L IY: two equal phonemes in a row
     frames = [as_frames(line, 1.5, random.Random(i)).split() for i in range(2000)]
     for drawn in frames:
-        assert " ".join(phoneme for phoneme, _ in groupby(drawn) if phoneme != PAUSE) == line
+        assert " ".join(phoneme for phoneme, _ in groupby(drawn) if phoneme != LINE_BLANK) == line
     # Beside the blanks after phonemes, 1.5 on average, there are up to six before and behind: and some repetitions.
-    blanks = sum(drawn.count(PAUSE) for drawn in frames) / len(frames)
+    blanks = sum(drawn.count(LINE_BLANK) for drawn in frames) / len(frames)
     assert blanks == pytest.approx(1.5 * len(line.split()) + 6, rel=0.05)
     assert as_frames(line, 0.0, random.Random(1)) == line

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from entropy_asr.errors import InputError
 from entropy_asr.files import write_jsonl
-from entropy_asr.text.phonemes import PAUSE, pronunciation_line
+from entropy_asr.text.phonemes import LINE_BLANK, pronunciation_line
 from entropy_asr.text.tokenizer import SPECIAL_TOKENS, build, read_sentences, train_tokenizer
 
 EN = ["navigate to central park", "call james at five thirty", "play the night train", "what's the weather in boston"]
@@ -56,7 +56,7 @@ def test_round_trip(tokenizer, text: str) -> None:
 
 def test_each_phoneme_and_the_blank_are_one_unit(tokenizer) -> None:
     for text in EN + ZH:
-        line = f" {PAUSE} {pronunciation_line(text, 'mixed')} {PAUSE}"
+        line = f" {LINE_BLANK} {pronunciation_line(text, 'mixed')} {LINE_BLANK}"
         units = [tokenizer.decode([unit]) for unit in tokenizer(line).input_ids]
         assert units == [f" {phoneme}" for phoneme in line.split()]
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from entropy_asr.audio.batches import Batch, TrainingBatches, read_cuts
 from entropy_asr.config import Schedule
+from entropy_asr.errors import InputError
 from entropy_asr.models.artifacts import save_system
 from entropy_asr.models.attention import llm_attention
 from entropy_asr.models.conformer import subsampled_length
@@ -22,7 +23,7 @@ from entropy_asr.models.ctc import embedding_ctc
 from entropy_asr.models.flops import encoder_flops, llm_flops
 from entropy_asr.models.speech_llm import SpeechLLM
 from entropy_asr.provenance import Provenance
-from entropy_asr.text.phonemes import PAUSE, pronunciation_line
+from entropy_asr.text.phonemes import LINE_BLANK, pronunciation_line
 from entropy_asr.training import distributed
 from entropy_asr.training.engine import Engine, freeze
 from entropy_asr.training.loop import Trainer
@@ -143,8 +144,12 @@ def train_system(
     )
     torch.manual_seed(seed * 1000 + distributed.rank())
     if ctc_weight:
-        # Where the tokenizer has no unit for the blank (one that knows no pronunciations), its last piece stands for it.
-        blank = tokenizer.backend_tokenizer.encode(f" {PAUSE}", add_special_tokens=False).ids[-1]
+        blank, *more = tokenizer.backend_tokenizer.encode(f" {LINE_BLANK}", add_special_tokens=False).ids
+        if more:
+            raise InputError(
+                f"align.ctc_weight is {ctc_weight:g}, but the LLM's tokenizer has no unit for the blank of a pronunciation, "
+                f"' {LINE_BLANK}'; raise llm.scratch.vocab_size, or set align.ctc_weight: 0"
+            )
         loss = AlignmentLoss(system, ctc_weight, pronunciations(cuts, tokenizer), blank)
     else:
         loss = TranscriptLoss(system)

@@ -44,7 +44,7 @@ from entropy_asr.text.scripts import Language, has_hanzi, script_runs
 
 PHONEMES_VERSION = "1"
 BLANK = "<blk>"
-PAUSE = "_"  # the blank among the phonemes that the small language model reads
+LINE_BLANK = "_"  # CTC's blank in a pronunciation line
 
 _ARPABET = "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH"
 _INITIALS = "b p m f d t n l g k h j q x zh ch sh r z c s"
@@ -188,17 +188,17 @@ def as_frames(line: str, blanks: float, rng: random.Random) -> str:
     if not blanks:
         return line
     after, longer = 2 * blanks * rng.random(), 0.4 * rng.random()
-    frames = [PAUSE] * rng.randrange(1 + round(4 * blanks))
+    frames = [LINE_BLANK] * rng.randrange(1 + round(4 * blanks))
     phonemes = line.split()
     for phoneme, following in zip(phonemes, [*phonemes[1:], ""], strict=True):
         frames.append(phoneme)
         while rng.random() < longer:
             frames.append(phoneme)
         if phoneme == following:
-            frames.append(PAUSE)
+            frames.append(LINE_BLANK)
         while rng.random() < after / (1 + after):
-            frames.append(PAUSE)
-    return " ".join(frames + [PAUSE] * rng.randrange(1 + round(4 * blanks)))
+            frames.append(LINE_BLANK)
+    return " ".join(frames + [LINE_BLANK] * rng.randrange(1 + round(4 * blanks)))
 
 
 def write_tokens(path: str | PathLike[str]) -> Path:

@@ -19,7 +19,7 @@ import typer
 
 from entropy_asr.errors import InputError, friendly_exit
 from entropy_asr.files import atomic_write, read_jsonl, write_json
-from entropy_asr.text.phonemes import PAUSE, pronunciation_line
+from entropy_asr.text.phonemes import LINE_BLANK, pronunciation_line
 from entropy_asr.text.scripts import Language
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def build(config: str | Path, text: str | Path, out: str | Path) -> None:
     if not sentences:
         raise InputError(f"{text}: no sentence in it; expected JSON lines with text and language")
     lines = [sentence for sentence, _ in sentences]
-    lines += [f" {PAUSE} {pronunciation_line(sentence, language)}" for sentence, language in sentences]
+    lines += [f" {LINE_BLANK} {pronunciation_line(sentence, language)}" for sentence, language in sentences]
     # The words of the chat, as often as they will be read: a unit each, as in a web-scale tokenizer.
     lines += [f"system\n{settings.prompt.system}", "user\n", "assistant\n"] * len(sentences)
     tokenizer = train_tokenizer(lines, vocab_size)
