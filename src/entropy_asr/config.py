@@ -8,7 +8,7 @@ fails when they drift.
 import re
 from typing import Annotated, Literal, NamedTuple, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from entropy_asr.errors import did_you_mean
 
@@ -242,6 +242,9 @@ class ScratchLM(Optimisation):
     )
     pronunciation_blanks: NonNegativeFloat = Field(
         1.4, description="blanks after a told phoneme, on average [O], as in the adaptor's outputs; 0: none, no repetition"
+    )
+    blanks_ramp_epochs: NonNegativeInt = Field(
+        0, description="epochs over which the blanks come in, evenly: to read is learned from short lines first [O]"
     )
     max_sentences: PositiveInt | None = Field(
         None, description="take only so many sentences of data.lm_text, evenly spread, for small runs"

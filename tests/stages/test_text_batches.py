@@ -51,3 +51,18 @@ def test_sentences_of_a_batch_are_of_like_length(tokenizer: PreTrainedTokenizerB
     for batch in islice(batches.loader(Position(), 0), 16):  # an epoch, one pool: neighbours in length
         lengths = sorted(batch.attention_mask.sum(1).tolist())
         assert lengths[-1] - lengths[0] <= 3 * len(batches.encode(" fan").ids)
+
+
+def test_blanks_come_in_over_the_first_epochs(tokenizer: PreTrainedTokenizerBase) -> None:
+    """None in the first epoch; in the last of the ramp and after it as many as without one."""
+
+    def ids(ramp: int, epoch: int) -> list[list[list[int]]]:
+        config = ScratchLM(batch_size=8, pronunciation_fraction=1.0, blanks_ramp_epochs=ramp)
+        batches = TextBatches(SENTENCES, tokenizer, Prompt(), config, seed=1)
+        return [batch.input_ids.tolist() for batch in islice(batches.loader(Position(epoch, 0), 0), 5)]
+
+    clean = ScratchLM(batch_size=8, pronunciation_fraction=1.0, pronunciation_blanks=0.0)
+    without = TextBatches(SENTENCES, tokenizer, Prompt(), clean, seed=1)
+    assert ids(2, 0) == [batch.input_ids.tolist() for batch in islice(without.loader(Position(), 0), 5)]
+    assert ids(2, 1) != ids(0, 1)
+    assert ids(2, 2) == ids(0, 2) and ids(2, 3) == ids(0, 3)

@@ -90,7 +90,8 @@ class TextBatches:
     def largest(self) -> TextBatch:
         """The batch that needs most memory: the longest sentences."""
         order = sorted(range(len(self.pairs)), key=lambda i: -sum(map(len, self.pairs[i])))
-        return self._batch([self._row(0, index) for index in order[: self.config.batch_size]], Position())
+        all_blanks_in = self.config.blanks_ramp_epochs
+        return self._batch([self._row(all_blanks_in, index) for index in order[: self.config.batch_size]], Position())
 
     def _pools(self, epoch: int) -> list[np.ndarray]:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.pairs))
@@ -107,7 +108,7 @@ class TextBatches:
         spoken, sentence = self.pairs[index]
         rng = random.Random(f"{self.seed}/{epoch}/{index}")
         told = rng.random() < self.config.pronunciation_fraction
-        heard = " " + self._heard(spoken, rng) if told else ""
+        heard = " " + self._heard(spoken, epoch, rng) if told else ""
         question = [*self.prompt.before, *self._ids(heard), *self.prompt.after]
         return Row(question, [*self._ids(sentence), self.prompt.end])
 
@@ -120,10 +121,12 @@ class TextBatches:
         mask = torch.arange(input_ids.size(1))[None, :] < lens[:, None]
         return TextBatch(input_ids, pad(labels, batch_first=True, padding_value=IGNORED), mask.long(), position)
 
-    def _heard(self, spoken: str, rng: random.Random) -> str:
+    def _heard(self, spoken: str, epoch: int, rng: random.Random) -> str:
         """As an encoder and the adaptor would say it: some utterances with few errors, some with many."""
         line = misheard(spoken, 2 * self.config.pronunciation_noise * rng.random(), rng)
-        return as_frames(line, self.config.pronunciation_blanks, rng)
+        ramp = self.config.blanks_ramp_epochs
+        blanks = self.config.pronunciation_blanks * (min(epoch / ramp, 1.0) if ramp else 1.0)
+        return as_frames(line, blanks, rng)
 
     def _ids(self, text: str) -> list[int]:
         return self.encode(text, add_special_tokens=False).ids

@@ -24,9 +24,9 @@ from entropy_asr.files import read_jsonl, write_jsonl
 from entropy_asr.text.normalize import normalize
 from entropy_asr.text.phonemes import phonemize
 
-REQUESTS = 12_000  # of the grammar, a language
-EXAMPLES = 12_000
-WORDS, WORDS_IN_A_LINE = 16_000, 3
+REQUESTS = 8_000  # of the grammar, a language
+EXAMPLES = 16_000
+WORDS, WORDS_IN_A_LINE, LINES_OF_A_WORD = 16_000, 3, 2
 
 
 def examples(wordnet: Path) -> list[str]:
@@ -51,9 +51,10 @@ def frequent_words(dictionary: Path) -> list[str]:
 
 
 def rows_of_words(words: list[str], rng: random.Random) -> Iterator[str]:
-    """Lines of some words each, in random order."""
-    order = rng.sample(words, len(words))
-    return ("".join(order[first : first + WORDS_IN_A_LINE]) for first in range(0, len(order), WORDS_IN_A_LINE))
+    """Lines of some words each, in random order: nobody can guess them, one has to listen."""
+    for _ in range(LINES_OF_A_WORD):
+        order = rng.sample(words, len(words))
+        yield from ("".join(order[first : first + WORDS_IN_A_LINE]) for first in range(0, len(order), WORDS_IN_A_LINE))
 
 
 def requests(language: str, seed: int) -> Iterator[tuple[str, str]]:
