@@ -79,7 +79,15 @@ def test_real_time_factor_and_speakers(tmp_path) -> None:
     found = score(tmp_path, rows)
     assert found["rtf"] == pytest.approx(1.5 / 10)
     assert found["audio_seconds"] == 10.0
-    assert found["per_speaker"]["s2"] == {"value": 0.5, "errors": 1, "reference_tokens": 2}
+    assert found["per_speaker"]["s2"] == {"value": 0.5, "errors": 1, "reference_tokens": 2, "utterances": 1}
+    assert "per_domain" not in found
+
+
+def test_errors_of_the_domains_add_up_to_those_of_the_score(tmp_path) -> None:
+    rows = [row("a b", "a b", domain="calls"), row("c d", "c", domain="media"), row("e f g", "e", domain="media")]
+    found = score(tmp_path, rows)
+    assert {name: part["errors"] for name, part in found["per_domain"].items()} == {"calls": 0, "media": 3}
+    assert found["per_domain"]["media"] == {"value": 0.6, "errors": 3, "reference_tokens": 5, "utterances": 2}
 
 
 def test_it_says_how_hypotheses_were_searched_for(tmp_path) -> None:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -19,7 +20,7 @@ from entropy_asr.evaluation.score import Scored
 from entropy_asr.files import write_table
 from entropy_asr.reporting import jobs, tables
 from entropy_asr.reporting.browser import as_script_data, browsable, edits
-from entropy_asr.reporting.report import Piece, app, choose_examples, headline, pieces
+from entropy_asr.reporting.report import Piece, app, by_domain, choose_examples, headline, pieces
 
 VOID = {"meta", "img", "br", "input"}
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -72,12 +73,14 @@ def page(run: Path, monkeypatch: pytest.MonkeyPatch) -> Page:
     synthetic = ["english", "mandarin"]
     rows = tables.main_rows(found("score/*/seed-1/*.json"), found("provenance.json"), synthetic, [])
     write_table(folder / "main.csv", rows, tables.MAIN_COLUMNS)
+    parts = tables.breakdown_rows(found("score/*/seed-1/*.json"), synthetic)
+    write_table(folder / "breakdown.csv", parts, tables.BREAKDOWN_COLUMNS)
     cka = jobs.cka_rows(found("part.json"), {"threshold": 0.9})
     write_table(folder / "cka.csv", cka, jobs.CKA_COLUMNS)
     write_table(folder / "timeline.csv", jobs.timeline_rows(found("provenance.json")), jobs.TIMELINE_COLUMNS)
     (root / "figures").mkdir()
     (root / "figures/errors.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
-    options = [f"--{name}={folder / name}.csv" for name in ("main", "cka", "timeline")]
+    options = [f"--{name}={folder / name}.csv" for name in ("main", "breakdown", "cka", "timeline")]
     options += [f"--figures={root / 'figures/errors.svg'}", f"--config={root / 'config/resolved.yaml'}"]
     options += [f"--hallucinations={root / 'metrics/hallucination/examples.jsonl'}"]
     options += [f"--hyps={path}" for path in found("decode/ours/seed-1/*.jsonl")]
@@ -231,3 +234,20 @@ def test_headline_averages_seeds_and_marks_the_best() -> None:
     assert ours["spread"] == pytest.approx(2**0.5) and other["spread"] is None and not other["best"]
     assert (ours["interval"], other["interval"], other["p"]) == (None, [7.0, 12.0], 0.03)
     assert group["speech"] == "recorded speech"
+
+
+def test_domains_are_counted_over_seeds_and_a_system_without_one_has_no_figure() -> None:
+    def row(arm: str, seed: str, group: str, errors: int, tokens: int, by: str = "domain") -> dict[str, str]:
+        names = {"arm": arm, "seed": seed, "test_set": "english", "metric": "WER", "by": by, "group": group}
+        return {**names, "errors": str(errors), "reference_tokens": str(tokens)}
+
+    rows = [row("ours", "1", "calls", 1, 10), row("ours", "2", "calls", 3, 10), row("other", "1", "calls", 0, 10)]
+    rows += [row("ours", "1", "media", 5, 10), row("ours", "1", "af_nova", 9, 9, "speaker")]
+    (found,) = by_domain(rows)
+    assert (found["test_set"], found["systems"]) == ("english", ["ours", "other"])
+    assert {line["domain"]: line["percents"] for line in found["domains"]} == {"calls": [20.0, 0.0], "media": [50.0, None]}
+
+
+def test_the_report_has_the_errors_of_each_domain(page: Page) -> None:
+    assert "By domain: error rates in percent" in page.text
+    assert re.search(r"media\s*12\.5\s*40", page.text)

@@ -11,7 +11,7 @@ from repository import REPO
 from entropy_asr.errors import InputError
 from entropy_asr.files import read_table, write_json
 from entropy_asr.reporting.jobs import cka_rows, cost_rows, curve_rows
-from entropy_asr.reporting.tables import as_latex, as_markdown, headline_cells, main_rows, published_rows
+from entropy_asr.reporting.tables import as_latex, as_markdown, breakdown_rows, headline_cells, main_rows, published_rows
 
 
 def main_table(run: Path) -> list[dict]:
@@ -21,6 +21,17 @@ def main_table(run: Path) -> list[dict]:
         ["english"],
         read_table(run / "tables/significance.csv"),
     )
+
+
+def test_breakdown_has_a_row_a_domain_and_a_speaker(run: Path) -> None:
+    rows = breakdown_rows(of_all(run, "score/*/seed-1/*.json"), ["english"])
+    found = [(row["arm"], row["test_set"], row["by"], row["group"], row["value_percent"], row["corpus_kind"]) for row in rows]
+    assert found == [
+        ("ours", "english", "domain", "media", 12.5, "synthetic"),
+        ("ours", "mandarin", "domain", "media", 12.5, "recorded"),
+        ("ours", "english", "speaker", "af_nova", 10.0, "synthetic"),
+        ("ours", "mandarin", "speaker", "af_nova", 10.0, "recorded"),
+    ]
 
 
 def test_cost_counts_pretraining_once_and_adds_the_stages_of_the_arm(run: Path) -> None:

@@ -32,15 +32,15 @@ def every_part(wildcards):
     return [part for seed in SEEDS for objective in OBJECTIVES for part in parts(seed, objective)]
 
 
+# A score of each system and test set, and which test sets a machine spoke.
+SCORES = expand("results/metrics/score/{system}/seed-{seed}/{testset}.json", system=[*ARMS, *HEARD], seed=SEEDS, testset=TESTS)
+SCORES += of_peers("results/metrics/score/peers/{peer}/{testset}.json")
+SYNTHETIC = " ".join(f"--synthetic {name}" for name in TESTS if is_synthetic(CONFIG.data.test[name].split))
+
+
 rule table_main:
     input:
-        scores=expand(
-            "results/metrics/score/{system}/seed-{seed}/{testset}.json",
-            system=[*ARMS, *HEARD],
-            seed=SEEDS,
-            testset=TESTS,
-        ),
-        peers=of_peers("results/metrics/score/peers/{peer}/{testset}.json"),
+        scores=SCORES,
         significance="results/tables/significance.csv",
         published=in_repo(CONFIG.published) if CONFIG.published else [],
         provenance=of_each_job("provenance.json"),
@@ -48,12 +48,23 @@ rule table_main:
         report("results/tables/main.csv", category="Tables", caption="../report/table.rst"),
     params:
         published=f"--published {in_repo(CONFIG.published)}" if CONFIG.published else "",
-        synthetic=" ".join(f"--synthetic {name}" for name in TESTS if is_synthetic(CONFIG.data.test[name].split)),
     log:
         "results/logs/table_main.log",
     shell:
-        "python -m entropy_asr.reporting.tables main $(printf -- '--scores %s ' {input.scores} {input.peers})"
-        " $(printf -- '--provenance %s ' {input.provenance}) --significance {input.significance} {params.synthetic} {params.published} --out {output} 2>&1 | tee {log}"
+        "python -m entropy_asr.reporting.tables main $(printf -- '--scores %s ' {input.scores})"
+        " $(printf -- '--provenance %s ' {input.provenance}) --significance {input.significance} {SYNTHETIC} {params.published} --out {output} 2>&1 | tee {log}"
+
+
+rule table_breakdown:
+    # The same errors by domain and by speaker.
+    input:
+        SCORES,
+    output:
+        report("results/tables/breakdown.csv", category="Tables", caption="../report/table.rst"),
+    log:
+        "results/logs/table_breakdown.log",
+    shell:
+        "python -m entropy_asr.reporting.tables breakdown $(printf -- '--scores %s ' {input}) {SYNTHETIC} --out {output} 2>&1 | tee {log}"
 
 
 rule table_render:
@@ -171,6 +182,7 @@ rule resolved_config:
 rule report:
     input:
         main="results/tables/main.csv",
+        breakdown="results/tables/breakdown.csv",
         cka="results/tables/cka.csv",
         timeline="results/tables/timeline.csv",
         entropy="results/tables/entropy.csv",
@@ -193,7 +205,7 @@ rule report:
     log:
         "results/logs/report.log",
     shell:
-        "python -m entropy_asr.reporting.report --main {input.main} --cka {input.cka} --timeline {input.timeline}"
+        "python -m entropy_asr.reporting.report --main {input.main} --breakdown {input.breakdown} --cka {input.cka} --timeline {input.timeline}"
         " --entropy {input.entropy} --ablation {input.ablation} --cost {input.cost} $(printf -- '--figures %s ' {input.figures}) $(printf -- '--hyps %s ' {input.hyps})"
         " $(printf -- '--browse %s ' {input.browse} {input.browse_peers}) $(printf -- '--quality %s ' {input.quality}) $(printf -- '--provenance %s ' {input.provenance})"
         " $(printf -- '--errors %s ' {input.errors}) --hallucinations {input.hallucinations}"

@@ -15,7 +15,7 @@ import typer
 from entropy_asr.errors import friendly_exit
 
 log = logging.getLogger(__name__)
-KEPT = ("condition", "corpus_kind", "audio", "audio_start")  # of a cut, for those who count by them
+KEPT = ("domain", "condition", "corpus_kind", "audio", "audio_start")  # of a cut, for those who count by them
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 

@@ -55,6 +55,7 @@ def main(
                     "id": cut.id,
                     "language": "phonemes" if phonemes else said.language,
                     "speaker": said.speaker,
+                    "domain": said.custom.get("domain"),
                     "reference": " ".join(said.custom["phonemes"]) if phonemes else said.text,
                     "hypothesis": " ".join(heard) if phonemes else join_units(heard),
                     "duration": round(cut.duration, 3),

@@ -122,6 +122,7 @@ def main(
     for cut, (text, seconds) in zip(everything, heard, strict=True):
         spoken = cut.supervisions[0]
         row = {"id": cut.id, "language": spoken.language, "speaker": spoken.speaker, "reference": spoken.text, "hypothesis": text}
+        row |= {"domain": (spoken.custom or {}).get("domain")}
         row |= {} if kind is Kind.hypotheses else {"decoding": "greedy"}
         rows.append({**row, "duration": round(cut.duration, 3), "decode_seconds": seconds and round(seconds, 4)})
     write_jsonl(out, rows)

@@ -8,7 +8,8 @@ users know: each utterance aligned, then tables of what is confused, dropped and
     entropy-asr score --refs refs.jsonl --hyps hyps.jsonl --language en --out scores
 
 The second form takes any system's output, lines of ``{id, text}``.  A line of the first's hypotheses:
-``{id, language, reference, hypothesis, duration, decode_seconds}``, durations in seconds, with ``speaker`` where it is known.
+``{id, language, reference, hypothesis, duration, decode_seconds}``, durations in seconds, with ``speaker`` and ``domain``
+where they are known.
 ``language`` is ``en``, ``zh``, ``mixed``, or ``phonemes`` (symbols between spaces, not normalised). A file of several
 languages is scored in the mixed unit: hanzi and Latin words.
 """
@@ -35,6 +36,7 @@ from entropy_asr.text.scripts import Language, tokens_for_scoring
 Unit = Literal["en", "zh", "mixed", "phonemes"]
 METRICS: dict[Unit, str] = {"en": "WER", "zh": "CER", "mixed": "MER", "phonemes": "PER"}
 INTERVAL_RESAMPLES = 1000  # of the interval of one error rate; comparisons take more
+BREAKDOWNS = ("domain", "speaker")  # of one score, where the hypotheses say them
 _REQUIRED = ("id", "language", "reference", "hypothesis")
 
 
@@ -46,6 +48,7 @@ class Scored:
         pairs: reference and hypothesis token at each place of a minimal alignment; None where one side has nothing.
         duration, decode_seconds: seconds; None where the file does not say.
         decoding: how the hypothesis was searched for; None where the file does not say.
+        domain: kind of sentence; None where the file does not say.
     """
 
     id: str
@@ -54,6 +57,7 @@ class Scored:
     duration: float | None
     decode_seconds: float | None
     decoding: str | None = None
+    domain: str | None = None
 
     @cached_property
     def counts(self) -> Counts:
@@ -152,7 +156,7 @@ def read_hypotheses(path: str | Path) -> tuple[Unit, list[Scored]]:
 def read_pairs(refs: Path, hyps: Path, language: Language) -> tuple[Unit, list[Scored]]:
     """The same from any system's output: two files of ``{id, text}``, joined by id.
 
-    ``refs`` may also hold ``speaker`` and ``duration``, ``hyps`` ``decode_seconds``.
+    ``refs`` may also hold ``speaker``, ``domain`` and ``duration``, ``hyps`` ``decode_seconds``.
 
     Raises:
         InputError: a file is missing or malformed, an id occurs twice, one side has utterances that the other has not, or a
@@ -210,7 +214,7 @@ def score_rows(rows: list[dict[str, Any]], path: str | Path) -> tuple[Unit, list
                 "the test set (what is said to no speech at all is counted as hallucination, not as an error rate)"
             )
     return unit, [
-        Scored(row["id"], row.get("speaker"), pairs, row.get("duration"), row.get("decode_seconds"), row.get("decoding"))
+        Scored(row["id"], row.get("speaker"), pairs, *map(row.get, ("duration", "decode_seconds", "decoding", "domain")))
         for row, pairs in zip(rows, align(references, hypotheses), strict=True)
     ]
 
@@ -243,17 +247,20 @@ def summarize(unit: Unit, utterances: list[Scored]) -> dict[str, Any]:
         "rtf": decoding / audio if timed else None,
         "decoding": "; ".join(sorted({item.decoding for item in utterances if item.decoding})) or None,
     }
-    speakers: defaultdict[str, list[Scored]] = defaultdict(list)
-    for item in utterances:
-        if item.speaker is not None:
-            speakers[item.speaker].append(item)
-    if speakers:
-        score["per_speaker"] = {name: _speaker(total_of(items)) for name, items in sorted(speakers.items())}
+    for kind in BREAKDOWNS:
+        groups: defaultdict[str, list[Scored]] = defaultdict(list)
+        for item in utterances:
+            if (name := getattr(item, kind)) is not None:
+                groups[name].append(item)
+        if groups:
+            score[f"per_{kind}"] = {name: _part(items) for name, items in sorted(groups.items())}
     return score
 
 
-def _speaker(counts: Counts) -> dict[str, Any]:
-    return {"value": counts.rate, "errors": counts.errors, "reference_tokens": counts.reference_tokens}
+def _part(utterances: list[Scored]) -> dict[str, Any]:
+    total = total_of(utterances)
+    numbers = {"errors": total.errors, "reference_tokens": total.reference_tokens, "utterances": len(utterances)}
+    return {"value": total.rate, **numbers}
 
 
 def error_report(unit: Unit, utterances: list[Scored]) -> str:

@@ -12,7 +12,7 @@ from entropy_asr.errors import InputError
 from entropy_asr.files import atomic_write, read_json
 
 FILES = [
-    *(f"tables/{name}.csv" for name in ("main", "significance", "ablation", "cost")),
+    *(f"tables/{name}.csv" for name in ("main", "breakdown", "significance", "ablation", "cost")),
     *(f"tables/{name}.csv" for name in ("hallucination", "entropy", "cka", "timeline")),
     *(f"figures/{name}.svg" for name in ("cka", "timeline", "curves", "errors", "hallucination")),
     *(f"figures/{name}.svg" for name in ("shift", "drift", "spectrum", "allocation")),

@@ -142,6 +142,27 @@ def headline(rows: Rows) -> list[dict[str, Any]]:
     return groups
 
 
+def by_domain(rows: Rows) -> list[dict[str, Any]]:
+    """One entry a test set and metric: the error rate of each system in each domain, in percent over all seeds.
+
+    Percents are None where a system has no utterance of a domain.
+    """
+    groups = []
+    for (test_set, metric), group in _by([row for row in rows if row["by"] == "domain"], "test_set", "metric"):
+        systems = list(dict.fromkeys(row["arm"] for row in group))
+        domains = []
+        for (domain,), same in _by(group, "group"):
+            counts = {arm: [row for row in same if row["arm"] == arm] for arm in systems}
+            tokens = {arm: sum(int(row["reference_tokens"]) for row in found) for arm, found in counts.items()}
+            percents = [
+                100 * sum(int(row["errors"]) for row in counts[arm]) / tokens[arm] if tokens[arm] else None for arm in systems
+            ]
+            most = max(same, key=lambda row: int(row["reference_tokens"]))
+            domains.append({"domain": domain, "reference_tokens": int(most["reference_tokens"]), "percents": percents})
+        groups.append({"test_set": test_set, "metric": metric, "systems": systems, "domains": domains})
+    return groups
+
+
 def _mean(rows: Rows, column: str) -> float | None:
     """Over seeds; None where a system was not trained here."""
     return fmean(float(row[column]) for row in rows) if rows[0][column] else None
@@ -326,7 +347,7 @@ def render(
     browse: Sequence[Path],
     out: Path,
 ) -> str:
-    """The page as text. tables: main, cka, timeline; entropy, and ablation with cost, where they are measured.
+    """The page as text. tables: main, breakdown, cka, timeline; entropy, and ablation with cost, where they are measured.
 
     Links are relative to ``out``, the file that it will be.
     """
@@ -361,6 +382,7 @@ def render(
         name=yaml.safe_load(resolved).get("name", "run"),
         seeds=seeds,
         systems=headline([row for row in main if row["arm"] not in SHARED]),
+        domains=by_domain(read_table(tables["breakdown"])),
         published=[row for row in everything if row["kind"] == "published"],
         encoder=headline([row for row in main if row["arm"] in SHARED]),
         training_speech=" and ".join(f"{kind} speech" for kind in sorted({split["corpus_kind"] for split in splits})),
@@ -395,6 +417,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @friendly_exit()
 def main(
     main: Path = typer.Option(..., help="main.csv"),
+    breakdown: Path = typer.Option(..., help="breakdown.csv"),
     cka: Path = typer.Option(..., help="cka.csv"),
     timeline: Path = typer.Option(..., help="timeline.csv"),
     figures: list[Path] = typer.Option(..., help="SVG figure, in the order of the page; repeat"),
@@ -411,7 +434,8 @@ def main(
     out: Path = typer.Option(..., help="HTML file to write"),
 ) -> None:
     """Write the report."""
-    given = {"main": main, "cka": cka, "timeline": timeline, "entropy": entropy, "ablation": ablation, "cost": cost}
+    given = {"main": main, "breakdown": breakdown, "cka": cka, "timeline": timeline}
+    given |= {"entropy": entropy, "ablation": ablation, "cost": cost}
     tables = {name: path for name, path in given.items() if path is not None}
     atomic_write(out, render(tables, figures, hyps, quality, provenance, config, errors, hallucinations, browse, out))
 

@@ -1,8 +1,9 @@
-"""The main table, tidy and for people: error rates with their uncertainty, and what each system cost.
+"""The main table, tidy and for people: error rates with their uncertainty, and what each system cost; its rates in parts.
 
     python -m entropy_asr.reporting.tables main --scores results/metrics/score/ours/seed-1/english.json … \
         --significance results/tables/significance.csv \
         --provenance results/systems/ours/seed-1/joint_sft/provenance.json … --synthetic english --out …/main.csv
+    python -m entropy_asr.reporting.tables breakdown --scores …/seed-1/english.json … --out …/breakdown.csv
     python -m entropy_asr.reporting.tables render --main …/main.csv --markdown …/main.md --latex …/main.tex
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 import typer
 
 from entropy_asr.errors import InputError, friendly_exit
+from entropy_asr.evaluation.score import BREAKDOWNS
 from entropy_asr.files import atomic_write, read_json, read_table, write_table
 from entropy_asr.reporting.jobs import SHARED, Job, jobs_behind
 
@@ -48,6 +50,19 @@ MAIN_COLUMNS = (
     "kind",
     "normalizer_version",
     "source",
+)
+BREAKDOWN_COLUMNS = (
+    "arm",
+    "seed",
+    "test_set",
+    "metric",
+    "by",
+    "group",
+    "value_percent",
+    "errors",
+    "reference_tokens",
+    "utterances",
+    "corpus_kind",
 )
 _PEER_PATH = re.compile(r"score/peers/([^/]+)/([^/]+)\.json$")
 _SCORE_PATH = re.compile(r"score/([^/]+)/seed-(\d+)/([^/]+)\.json$")
@@ -99,6 +114,23 @@ def published_rows(path: Path) -> list[dict[str, Any]]:
         }
         for row in read_table(path)
     ]
+
+
+def breakdown_rows(scores: Sequence[Path], synthetic: Sequence[str]) -> list[dict[str, Any]]:
+    """One row a score and a domain or speaker of it: the errors of `main.csv` in parts."""
+    rows = []
+    for path in scores:
+        arm, seed, test_set = _owner(path)
+        score = read_json(path)
+        for kind in BREAKDOWNS:
+            for group, part in score.get(f"per_{kind}", {}).items():
+                rows.append(
+                    {"arm": arm, "seed": seed, "test_set": test_set, "metric": score["metric"], "by": kind, "group": group}
+                    | {"value_percent": None if part["value"] is None else round(100 * part["value"], 4)}
+                    | {name: part[name] for name in ("errors", "reference_tokens", "utterances")}
+                    | {"corpus_kind": "synthetic" if test_set in synthetic else "recorded"}
+                )
+    return sorted(rows, key=lambda row: (row["by"], row["test_set"], row["metric"], row["group"]))
 
 
 def _owner(score: Path) -> tuple[str, int | None, str]:
@@ -206,6 +238,17 @@ def main(
     """Error rates with their uncertainty and what each system cost; published ones last."""
     rows = main_rows(scores, provenance, synthetic, read_table(significance))
     write_table(out, rows + (published_rows(published) if published else []), MAIN_COLUMNS)
+
+
+@app.command()
+@friendly_exit()
+def breakdown(
+    scores: list[Path] = typer.Option(..., help="…/score/<system>/seed-<s>/<test set>.json; repeat"),
+    synthetic: list[str] = typer.Option([], help="test set whose speech was made by a machine; repeat"),
+    out: Path = typer.Option(..., help="CSV to write"),
+) -> None:
+    """The error rates of each domain and each speaker."""
+    write_table(out, breakdown_rows(scores, synthetic), BREAKDOWN_COLUMNS)
 
 
 @app.command()
