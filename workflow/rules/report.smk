@@ -48,11 +48,12 @@ rule table_main:
         report("results/tables/main.csv", category="Tables", caption="../report/table.rst"),
     params:
         published=f"--published {in_repo(CONFIG.published)}" if CONFIG.published else "",
+        synthetic=SYNTHETIC,
     log:
         "results/logs/table_main.log",
     shell:
         "python -m entropy_asr.reporting.tables main $(printf -- '--scores %s ' {input.scores})"
-        " $(printf -- '--provenance %s ' {input.provenance}) --significance {input.significance} {SYNTHETIC} {params.published} --out {output} 2>&1 | tee {log}"
+        " $(printf -- '--provenance %s ' {input.provenance}) --significance {input.significance} {params.synthetic} {params.published} --out {output} 2>&1 | tee {log}"
 
 
 rule table_breakdown:
@@ -61,10 +62,12 @@ rule table_breakdown:
         SCORES,
     output:
         report("results/tables/breakdown.csv", category="Tables", caption="../report/table.rst"),
+    params:
+        synthetic=SYNTHETIC,
     log:
         "results/logs/table_breakdown.log",
     shell:
-        "python -m entropy_asr.reporting.tables breakdown $(printf -- '--scores %s ' {input}) {SYNTHETIC} --out {output} 2>&1 | tee {log}"
+        "python -m entropy_asr.reporting.tables breakdown $(printf -- '--scores %s ' {input}) {params.synthetic} --out {output} 2>&1 | tee {log}"
 
 
 rule table_render:

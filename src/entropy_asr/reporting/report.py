@@ -157,8 +157,7 @@ def by_domain(rows: Rows) -> list[dict[str, Any]]:
             percents = [
                 100 * sum(int(row["errors"]) for row in counts[arm]) / tokens[arm] if tokens[arm] else None for arm in systems
             ]
-            most = max(same, key=lambda row: int(row["reference_tokens"]))
-            domains.append({"domain": domain, "reference_tokens": int(most["reference_tokens"]), "percents": percents})
+            domains.append({"domain": domain, "reference_tokens": int(same[0]["reference_tokens"]), "percents": percents})
         groups.append({"test_set": test_set, "metric": metric, "systems": systems, "domains": domains})
     return groups
 

@@ -93,7 +93,7 @@ def main_rows(
             "p_against_ours": p_values.get((test_set, arm)),
             "rtf": None if score["rtf"] is None else round(score["rtf"], 5),
             "decoding": score["decoding"],
-            "corpus_kind": "synthetic" if test_set in synthetic else "recorded",
+            "corpus_kind": _corpus_kind(test_set, synthetic),
             "kind": "measured",
         }
         same = ("substitutions", "deletions", "insertions", "reference_tokens", "utterances", "normalizer_version")
@@ -128,9 +128,13 @@ def breakdown_rows(scores: Sequence[Path], synthetic: Sequence[str]) -> list[dic
                     {"arm": arm, "seed": seed, "test_set": test_set, "metric": score["metric"], "by": kind, "group": group}
                     | {"value_percent": None if part["value"] is None else round(100 * part["value"], 4)}
                     | {name: part[name] for name in ("errors", "reference_tokens", "utterances")}
-                    | {"corpus_kind": "synthetic" if test_set in synthetic else "recorded"}
+                    | {"corpus_kind": _corpus_kind(test_set, synthetic)}
                 )
     return sorted(rows, key=lambda row: (row["by"], row["test_set"], row["metric"], row["group"]))
+
+
+def _corpus_kind(test_set: str, synthetic: Sequence[str]) -> str:
+    return "synthetic" if test_set in synthetic else "recorded"
 
 
 def _owner(score: Path) -> tuple[str, int | None, str]:
