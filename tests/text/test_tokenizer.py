@@ -61,7 +61,13 @@ def test_each_phoneme_and_the_blank_are_one_unit(tokenizer) -> None:
         assert units == [f" {phoneme}" for phoneme in line.split()]
 
 
-def test_digits_and_hanzi_stand_alone(tokenizer) -> None:
+def test_the_chat_is_short(tokenizer) -> None:
+    chat = "<|im_start|>system\nTranscribe the speech.<|im_end|>\n<|im_start|>user\n<speech><|im_end|>\n<|im_start|>assistant\n"
+    assert len(tokenizer(chat).input_ids) == 11
+
+
+def test_letters_digits_and_hanzi_stand_alone(tokenizer) -> None:
+    assert [tokenizer.decode([unit]) for unit in tokenizer("zoo a").input_ids] == ["z", "o", "o", " a"]
     assert [tokenizer.decode([unit]) for unit in tokenizer("mp31234").input_ids][-5:] == [*"31234"]
     assert [tokenizer.decode([unit]) for unit in tokenizer("北京大学").input_ids] == [*"北京大学"]
 
@@ -75,7 +81,7 @@ def test_training_is_deterministic(tmp_path: Path) -> None:
 
 
 def test_a_vocabulary_too_small_says_which_key() -> None:
-    with pytest.raises(InputError, match=r"256 bytes .* raise llm.scratch.vocab_size"):
+    with pytest.raises(InputError, match=r"256 bytes and 4 fixed units; raise llm.scratch.vocab_size"):
         train_tokenizer(EN, 200)
 
 

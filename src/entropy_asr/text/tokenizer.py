@@ -3,7 +3,7 @@
 A pretrained LLM brings its tokenizer; this one stands in for it with the same interface (``AutoTokenizer``, chat
 template, ``<|im_end|>`` ends a turn), so every later stage has one code path. It is trained on normalised sentences and
 on their pronunciation, because the small LM learns spelling from how words sound, as a web-scale LLM has: each phoneme
-becomes one unit, as does the blank between phonemes; digits elsewhere are split one by one.
+becomes one unit, as does the blank between phonemes.  Text is spelled: letters, hanzi and digits are units of their own.
 
     python -m entropy_asr.text.tokenizer --config stage.json --text lm_text.jsonl.gz --out results/text/tokenizer
 """
@@ -11,7 +11,7 @@ becomes one unit, as does the blank between phonemes; digits elsewhere are split
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,37 +37,39 @@ CHAT_TEMPLATE = (
 
 # Phonemes of the pronunciation stay whole for BPE to merge: a final with its tone, an initial with its hyphen, a phone in
 # capitals (normalised text has none of them). Hanzi stand alone: on a small corpus BPE would make one unit of a whole carrier
-# phrase, and a new sentence would be spelled in units hardly ever trained. Then Qwen's pattern: contractions, words with the
-# character before them, single digits, punctuation, line ends, spaces.
+# phrase, and a new sentence would be spelled in units hardly ever trained. So do letters, with the space before them: how a
+# rare word is spelled, a small LM learns from all the others, if they do not have units of their own. Then Qwen's pattern:
+# contractions, single digits, punctuation, line ends, spaces.
 _LETTER = r"[\p{L}&&[^\p{Han}]]"
 _PIECES = (
     r" ?[a-z]+[1-5](?![\p{L}\p{N}])"
     r"| ?[a-z]{1,2}-"
     r"| ?[A-Z]{1,2}(?![\p{L}\p{N}])"
     r"| ?\p{Han}"
-    rf"|(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?{_LETTER}+|\p{{N}}"
+    rf"|(?i:'s|'t|'re|'ve|'m|'ll|'d)| ?{_LETTER}|\p{{N}}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _MODEL_MAX_LENGTH = 32768
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, whole: Sequence[str] = ()) -> Tokenizer:
     """Train byte-level BPE.
 
     Args:
         texts: training lines.
-        vocab_size: units, special tokens and the 256 bytes included.
+        vocab_size: units, special tokens, the 256 bytes and `whole` included.
+        whole: what is one unit each, wherever it stands.
 
     Raises:
         InputError: ``vocab_size`` is too small for the bytes.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    if vocab_size < len(alphabet) + len(SPECIAL_TOKENS):
+    fixed = len(SPECIAL_TOKENS) + len(whole)
+    if vocab_size < len(alphabet) + fixed:
         raise InputError(
-            f"vocab_size {vocab_size} is smaller than {len(alphabet)} bytes and {len(SPECIAL_TOKENS)} special tokens; "
-            "raise llm.scratch.vocab_size"
+            f"vocab_size {vocab_size} is smaller than {len(alphabet)} bytes and {fixed} fixed units; raise llm.scratch.vocab_size"
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -78,12 +80,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=vocab_size - len(whole),
         initial_alphabet=sorted(alphabet),
         special_tokens=list(SPECIAL_TOKENS),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(unit, normalized=False) for unit in whole])
     return tokenizer
 
 
@@ -141,9 +144,9 @@ def build(config: str | Path, text: str | Path, out: str | Path) -> None:
         raise InputError(f"{text}: no sentence in it; expected JSON lines with text and language")
     lines = [sentence for sentence, _ in sentences]
     lines += [f" {LINE_BLANK} {pronunciation_line(sentence, language)}" for sentence, language in sentences]
-    # The words of the chat, as often as they will be read: a unit each, as in a web-scale tokenizer.
-    lines += [f"system\n{settings.prompt.system}", "user\n", "assistant\n"] * len(sentences)
-    tokenizer = train_tokenizer(lines, vocab_size)
+    # The chat is short, as it is in a web-scale tokenizer's units; no sentence has a line end.
+    chat = (f"system\n{settings.prompt.system}", "user\n", "assistant\n")
+    tokenizer = train_tokenizer(lines, vocab_size, whole=chat)
     save_tokenizer(tokenizer, out)
     print(f"tokenizer: {tokenizer.get_vocab_size()} units from {len(sentences)} sentences and their pronunciation")
 
