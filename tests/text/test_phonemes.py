@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 from entropy_asr.errors import InputError
 from entropy_asr.text.normalize import normalize
 from entropy_asr.text.phonemes import (
+    ARPABET,
+    FINALS,
+    INITIALS,
     LINE_BLANK,
+    TONES,
     as_frames,
     inventory,
     misheard,
@@ -122,9 +126,15 @@ def test_misheard_has_the_share_of_errors_asked_for() -> None:
     phonemes = line.split()
     rounds = [misheard(line, 0.4, random.Random(i)).split() for i in range(1000)]
     count = len(phonemes) * len(rounds)
-    assert sum(map(len, rounds)) / count == pytest.approx(1.0, abs=0.02)  # as many missed as doubled
-    # A phoneme may be replaced by itself, and a missed one beside a doubled one is one error.
+    assert sum(map(len, rounds)) / count == pytest.approx(1.0 - 0.4 / 8, abs=0.02)  # a quarter missed, an eighth one too many
+    # A phoneme may be replaced by itself, and a missed one beside one too many is one error.
     assert 0.32 < sum(kaldialign.edit_distance(phonemes, heard)["total"] for heard in rounds) / count <= 0.41
+
+
+def test_any_phoneme_can_be_misheard() -> None:
+    line = " ".join([*ARPABET, *(f"{initial}-" for initial in INITIALS), *(final + tone for final in FINALS for tone in TONES)])
+    heard = {phoneme for i in range(20) for phoneme in misheard(line, 1.0, random.Random(i)).split()}
+    assert heard == set(line.split())
 
 
 def test_a_line_as_frames_is_what_ctc_makes_the_line_of() -> None:

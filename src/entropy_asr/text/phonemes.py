@@ -58,6 +58,16 @@ _SYLLABIC = {
     "n": ("", "en"), "ng": ("", "en"), "m": ("m", "u"), "hm": ("h", "en"), "hng": ("h", "eng"), "ê": ("", "ei"),
 }  # fmt: skip
 _VOWEL_PHONES = frozenset(["AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"])
+# What sounds alike: a recogniser takes one for the other.
+_ALIKE_PHONES = (
+    "P B T D K G/F V TH DH/S Z SH ZH/CH JH SH ZH T D/F HH TH S/M N NG/L R W Y/"
+    "IY IH EY/IH EH AE/AH IH UH ER EH/AA AO AH AE/OW AO UW UH/AY AA EY/AW AA OW/OY AO AY"
+)
+_ALIKE_INITIALS = "b p d t g k/m n l r/f h/zh ch sh r/z c s/j q x/zh z j/ch c q/sh s x"
+_ALIKE_FINALS = (
+    "a an ang ao/e en eng ei/o uo ou u/i in ing v ie/ai ei uai/an ian uan/ang iang uang/en uen ong/eng ong ueng/ia iang iao/"
+    "iao iou ao ou/ian iang ie van/in ian vn/ing iong/ua uan uang/uei ei uai/uen uei uan/ve ie van/er e a"
+)
 _SIBILANTS = frozenset(["S", "Z", "SH", "ZH", "CH", "JH"])
 _VOICELESS = frozenset(["P", "T", "K", "F", "TH", "S", "SH", "CH"])
 _SHORTEST_PART = 3
@@ -146,31 +156,46 @@ def pronunciation_line(text: str, language: Language) -> str:
 
 
 def misheard(line: str, noise: float, rng: random.Random) -> str:
-    """A pronunciation line with errors: of a share `noise` of its phonemes a quarter is missed, a quarter doubled, half wrong.
+    """A pronunciation line with errors, as a recogniser of phonemes makes them.
 
-    A wrong phoneme is another one of its kind: a vowel for a vowel, an initial for an initial, a final or a tone for its like.
+    Of a share `noise` of the phonemes a quarter is missed, an eighth has another of its kind behind it, the rest is wrong: mostly
+    one that sounds alike, of a final as often its tone, else any of its kind (a vowel for a vowel, an initial for an initial).
     """
     heard: list[str] = []
     for phoneme in line.split():
         kind = rng.random()
         if kind < 0.25 * noise:
             continue
-        if kind < 0.5 * noise:
-            heard.append(phoneme)
-        elif kind < noise:
-            phoneme = _of_its_kind(phoneme, rng)
-        heard.append(phoneme)
+        if kind < 0.375 * noise:
+            heard += [phoneme, _of_its_kind(phoneme, rng)]
+        else:
+            heard.append(_of_its_kind(phoneme, rng) if kind < noise else phoneme)
     return " ".join(heard)
 
 
 def _of_its_kind(phoneme: str, rng: random.Random) -> str:
+    alike = rng.random() < 0.8
     if phoneme.isupper():
         vowel = phoneme in _VOWEL_PHONES
-        return rng.choice([phone for phone in ARPABET if (phone in _VOWEL_PHONES) == vowel])
+        return rng.choice(
+            _alike(_ALIKE_PHONES)[phoneme] if alike else [phone for phone in ARPABET if (phone in _VOWEL_PHONES) == vowel]
+        )
     if phoneme.endswith("-"):
-        return rng.choice(INITIALS) + "-"
+        return rng.choice(_alike(_ALIKE_INITIALS)[phoneme[:-1]] if alike else INITIALS) + "-"
     final, tone = phoneme[:-1], phoneme[-1]
-    return final + rng.choice(TONES) if rng.random() < 0.5 else rng.choice(FINALS) + tone
+    if rng.random() < 0.5:
+        return final + rng.choice(TONES)
+    return rng.choice(_alike(_ALIKE_FINALS)[final] if alike else FINALS) + tone
+
+
+@cache
+def _alike(groups: str) -> dict[str, list[str]]:
+    """The others of each phoneme's groups."""
+    found: dict[str, set[str]] = {}
+    for group in map(str.split, groups.split("/")):
+        for phoneme in group:
+            found.setdefault(phoneme, set()).update(group)
+    return {phoneme: sorted(others - {phoneme}) for phoneme, others in found.items()}
 
 
 def as_frames(line: str, blanks: float, rng: random.Random) -> str:
