@@ -54,6 +54,10 @@ def main(
     # The hash makes this file another one when the weights are others: it stands for them as an input of later stages.
     write_json(out / "lm.json", {"pretrained": named, "revision": settings.llm.revision, "sha256": weights})
     provenance.write(out / "provenance.json", **facts)
+    if facts:
+        from entropy_asr.training import distributed
+
+        distributed.stop()
 
 
 def _train(settings, text: Path, tokenizer_folder: Path, key: str, running: Path, out: Path, seed: int) -> dict:
@@ -85,9 +89,7 @@ def _train(settings, text: Path, tokenizer_folder: Path, key: str, running: Path
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     trainer.state.clear()
-    facts = {"seed": seed, **trainer.cost(), "parameters": sum(p.numel() for p in model.parameters())}
-    distributed.stop()
-    return facts
+    return {"seed": seed, **trainer.cost(), "parameters": sum(p.numel() for p in model.parameters())}
 
 
 if __name__ == "__main__":

@@ -94,18 +94,15 @@ def total(value: float, device: torch.device) -> float:
 
 
 def stop() -> None:
-    """Leave the process group: a stage's last act, when all that it made is on disk. Of several processes none comes back.
+    """Leave the process group, and the process: a stage's last act, when all that it made is on disk. It does not come back.
 
     All ranks leave together, because torchrun ends the others when one dies, on its way out too.  And they leave without
     shutting the interpreter down: gloo's threads live as long as DeepSpeed holds the group, and one that gives a tensor back
-    during the shutdown aborts the process (https://github.com/pytorch/pytorch/pull/179291).
+    during the shutdown aborts the process (https://github.com/pytorch/pytorch/pull/179291), also one that is alone.
     """
-    alone = world_size() == 1
-    if not alone:
-        dist.barrier()
+    dist.barrier()
     dist.destroy_process_group()
-    if not alone:
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
