@@ -54,7 +54,7 @@ def main(
     # The hash makes this file another one when the weights are others: it stands for them as an input of later stages.
     write_json(out / "lm.json", {"pretrained": named, "revision": settings.llm.revision, "sha256": weights})
     provenance.write(out / "provenance.json", **facts)
-    if facts:
+    if settings.llm.pretrained is None:
         from entropy_asr.training import distributed
 
         distributed.stop()

@@ -4,7 +4,8 @@
         --lm-text lm_text.jsonl.gz --output data/embedded
 
 The same input gives the same bytes: names are sorted and the tars carry no times or owners. Utterances that the
-recogniser did not understand go to `dropped.jsonl`; those without audio are left out and counted.
+recogniser did not understand go to `dropped.jsonl`; those without audio, and those that make a split too long, are left out
+and counted.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from entropy_asr.corpora.embedded.intelligibility import understood
+from entropy_asr.corpora.embedded.sentences import MINUTES, MOST
 from entropy_asr.files import atomic_write, read_jsonl, sha256, write_jsonl
 
 SUMS = "SHA256SUMS"
@@ -62,7 +64,8 @@ def pack(plan: Path, opus: Path, asr: Path | None, lm_text: Path, output: Path) 
     kept: list[dict[str, Any]] = []
     dropped: list[dict[str, Any]] = []
     archives: dict[str, dict[str, bytes]] = defaultdict(dict)
-    missing = 0
+    minutes: Counter[str] = Counter()
+    missing, surplus = 0, 0
     for utterance in sorted(read_jsonl(plan), key=lambda u: u["id"]):
         path = opus / f"{utterance['id']}.opus"
         if not path.exists():
@@ -74,6 +77,11 @@ def pack(plan: Path, opus: Path, asr: Path | None, lm_text: Path, output: Path) 
         if rate is not None and not understood(record["language"], rate):
             dropped.append(record)
             continue
+        split = f"{record['language']}-{record['split']}"
+        if minutes[split] + record["duration"] / 60 > MOST * MINUTES[record["split"]]:
+            surplus += 1
+            continue
+        minutes[split] += record["duration"] / 60
         kept.append(record)
         archives[utterance["id"].rpartition("-")[0]][path.name] = data
     output.mkdir(parents=True, exist_ok=True)
@@ -83,11 +91,8 @@ def pack(plan: Path, opus: Path, asr: Path | None, lm_text: Path, output: Path) 
     write_jsonl(output / "dropped.jsonl", dropped)
     shutil.copyfile(lm_text, output / "lm_text.jsonl.gz")
     write_sums(output)
-    minutes: Counter[str] = Counter()
-    for record in kept:
-        minutes[f"{record['language']}-{record['split']}"] += record["duration"] / 60
     summary = ", ".join(f"{name} {value:.1f} min" for name, value in sorted(minutes.items()))
-    print(f"{len(kept)} utterances ({summary}); {len(dropped)} dropped, {missing} without audio")
+    print(f"{len(kept)} utterances ({summary}); {len(dropped)} dropped, {missing} without audio, {surplus} too many")
 
 
 def main() -> None:
