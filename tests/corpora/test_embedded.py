@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from entropy_asr.corpora.embedded import compare, grammar, intelligibility, lm_text, opus, pack, sentences, tables
-from entropy_asr.files import write_jsonl
+from entropy_asr.files import read_jsonl, write_jsonl
 
 DATA = Path(__file__).parents[2] / "data" / "embedded"
 HANZI = re.compile(r"[\u4e00-\u9fff]")
@@ -242,3 +242,18 @@ def test_pack_drops_what_was_not_understood_and_compare_sees_a_changed_text(tmp_
     listing = tmp_path / "b" / "utterances.jsonl"
     listing.write_text(listing.read_text().replace("play song one", "play song nine"))
     assert compare.compare(tmp_path / "a", tmp_path / "b")[0] == ["en-test-0000"]
+
+
+def test_pack_leaves_out_what_makes_a_split_too_long(tmp_path, monkeypatch):
+    monkeypatch.setitem(sentences.MINUTES, "test", 2 / 60)
+    plan = [
+        {"id": f"en-test-000{i}", "split": "test", "language": "en", "speaker": "af_nova", "domain": "media", "text": "play it"}
+        for i in range(3)
+    ]
+    write_jsonl(tmp_path / "plan.jsonl", plan)
+    write_jsonl(tmp_path / "lm.jsonl.gz", [])
+    (tmp_path / "opus").mkdir()
+    for utterance in plan:
+        (tmp_path / "opus" / f"{utterance['id']}.opus").write_bytes(opus.encode(np.zeros(16_000, np.float32)))
+    pack.pack(tmp_path / "plan.jsonl", tmp_path / "opus", None, tmp_path / "lm.jsonl.gz", tmp_path / "out")
+    assert [row["id"] for row in read_jsonl(tmp_path / "out" / "utterances.jsonl")] == ["en-test-0000", "en-test-0001"]
