@@ -66,8 +66,7 @@ def test_the_chat_is_short(tokenizer) -> None:
     assert len(tokenizer(chat).input_ids) == 11
 
 
-def test_letters_digits_and_hanzi_stand_alone(tokenizer) -> None:
-    assert [tokenizer.decode([unit]) for unit in tokenizer("zoo a").input_ids] == ["z", "o", "o", " a"]
+def test_digits_and_hanzi_stand_alone(tokenizer) -> None:
     assert [tokenizer.decode([unit]) for unit in tokenizer("mp31234").input_ids][-5:] == [*"31234"]
     assert [tokenizer.decode([unit]) for unit in tokenizer("北京大学").input_ids] == [*"北京大学"]
 

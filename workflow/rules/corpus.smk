@@ -10,7 +10,7 @@ rule corpus_fetch:
         vocabulary=f"{SCRATCH}/assets/vocab.json",
         hsk=f"{SCRATCH}/assets/hsk.json",
         wordnet=multiext(f"{SCRATCH}/assets/wordnet/data", ".adj", ".adv", ".noun", ".verb"),
-        words=f"{SCRATCH}/assets/words.txt",
+        words=expand(f"{SCRATCH}/assets/words-{{language}}.msgpack.gz", language=["en", "zh"]),
         recogniser=f"{SCRATCH}/assets/whisper-base/model.bin",
     params:
         assets=f"{SCRATCH}/assets",

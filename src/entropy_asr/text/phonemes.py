@@ -68,6 +68,7 @@ _ALIKE_FINALS = (
     "a an ang ao/e en eng ei/o uo ou u/i in ing v ie/ai ei uai/an ian uan/ang iang uang/en uen ong/eng ong ueng/ia iang iao/"
     "iao iou ao ou/ian iang ie van/in ian vn/ing iong/ua uan uang/uei ei uai/uen uei uan/ve ie van/er e a"
 )
+_PAUSES, _LONGEST_PAUSE = 0.1, 40  # share of lines, frames
 _SIBILANTS = frozenset(["S", "Z", "SH", "ZH", "CH", "JH"])
 _VOICELESS = frozenset(["P", "T", "K", "F", "TH", "S", "SH", "CH"])
 _SHORTEST_PART = 3
@@ -201,21 +202,25 @@ def _alike(groups: str) -> dict[str, list[str]]:
 def as_frames(line: str, blanks: float, rng: random.Random) -> str:
     """A pronunciation line at a constant rate of frames, as CTC emits it: phonemes once, twice or more often, blanks around.
 
-    How fast the line is spoken, and how often a phoneme lasts for another frame, is drawn anew for each line.
+    How fast the line is spoken, and how often a phoneme lasts for another frame, is drawn anew for each line. In one line of ten
+    there is a pause before some phoneme.
 
     Args:
         blanks: how many stand after a phoneme, on average over lines; between two equal phonemes there is one at least.
             0: the line as it is.
 
-    >>> as_frames("P L EY", 1.0, random.Random(0))
-    '_ _ _ P P _ L EY _'
+    >>> as_frames("P L EY", 1.0, random.Random(4))
+    '_ _ _ P _ L EY _ _'
     """
     if not blanks:
         return line
     after, longer = 2 * blanks * rng.random(), 0.4 * rng.random()
     frames = [LINE_BLANK] * rng.randrange(1 + round(4 * blanks))
     phonemes = line.split()
-    for phoneme, following in zip(phonemes, [*phonemes[1:], ""], strict=True):
+    pause = rng.randrange(len(phonemes)) if phonemes and rng.random() < _PAUSES else None
+    for index, (phoneme, following) in enumerate(zip(phonemes, [*phonemes[1:], ""], strict=True)):
+        if index == pause:
+            frames += [LINE_BLANK] * rng.randrange(_LONGEST_PAUSE)
         frames.append(phoneme)
         while rng.random() < longer:
             frames.append(phoneme)

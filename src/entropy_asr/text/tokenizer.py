@@ -3,7 +3,7 @@
 A pretrained LLM brings its tokenizer; this one stands in for it with the same interface (``AutoTokenizer``, chat
 template, ``<|im_end|>`` ends a turn), so every later stage has one code path. It is trained on normalised sentences and
 on their pronunciation, because the small LM learns spelling from how words sound, as a web-scale LLM has: each phoneme
-becomes one unit, as does the blank between phonemes.  Text is spelled: letters, hanzi and digits are units of their own.
+becomes one unit, as does the blank between phonemes.
 
     python -m entropy_asr.text.tokenizer --config stage.json --text lm_text.jsonl.gz --out results/text/tokenizer
 """
@@ -37,16 +37,15 @@ CHAT_TEMPLATE = (
 
 # Phonemes of the pronunciation stay whole for BPE to merge: a final with its tone, an initial with its hyphen, a phone in
 # capitals (normalised text has none of them). Hanzi stand alone: on a small corpus BPE would make one unit of a whole carrier
-# phrase, and a new sentence would be spelled in units hardly ever trained. So do letters, with the space before them: how a
-# rare word is spelled, a small LM learns from all the others, if they do not have units of their own. Then Qwen's pattern:
-# contractions, single digits, punctuation, line ends, spaces.
+# phrase, and a new sentence would be spelled in units hardly ever trained. Then Qwen's pattern: contractions, words, single
+# digits, punctuation, line ends, spaces.
 _LETTER = r"[\p{L}&&[^\p{Han}]]"
 _PIECES = (
     r" ?[a-z]+[1-5](?![\p{L}\p{N}])"
     r"| ?[a-z]{1,2}-"
     r"| ?[A-Z]{1,2}(?![\p{L}\p{N}])"
     r"| ?\p{Han}"
-    rf"|(?i:'s|'t|'re|'ve|'m|'ll|'d)| ?{_LETTER}|\p{{N}}"
+    rf"|(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?{_LETTER}+|\p{{N}}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _MODEL_MAX_LENGTH = 32768

