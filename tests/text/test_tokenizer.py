@@ -66,7 +66,9 @@ def test_the_chat_is_short(tokenizer) -> None:
     assert len(tokenizer(chat).input_ids) == 11
 
 
-def test_digits_and_hanzi_stand_alone(tokenizer) -> None:
+def test_digits_and_hanzi_stand_alone_and_words_do_not_cross_a_space(tokenizer) -> None:
+    pieces = [tokenizer.decode([unit]) for unit in tokenizer("play the night train").input_ids]
+    assert len(pieces) < len("play the night train") / 2 and not any(" " in piece.strip() for piece in pieces)
     assert [tokenizer.decode([unit]) for unit in tokenizer("mp31234").input_ids][-5:] == [*"31234"]
     assert [tokenizer.decode([unit]) for unit in tokenizer("北京大学").input_ids] == [*"北京大学"]
 

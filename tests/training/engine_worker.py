@@ -42,7 +42,7 @@ class Network(nn.Module):
 
 
 def schedule(accumulation: int) -> Schedule:
-    return Schedule(steps=STEPS, peak_lr=0.1, warmup_steps=2, accumulation=accumulation, weight_decay=0.1)
+    return Schedule(steps=STEPS, peak_lr=0.1, warmup_steps=2, accumulation=accumulation, weight_decay=0.1, beta2=0.9)
 
 
 def main(out: Path, save_at: int, resume: Path | None) -> None:

@@ -37,7 +37,7 @@ def peer() -> dict:
         {"params": [p], "weight_decay": 0.1 if p.ndim > 1 else 0.0, "scale": 0.5 if name.startswith("first.") else 1.0}
         for name, p in named
     ]
-    optimiser = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.98))
+    optimiser = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.9))
     pairs, losses = data(), []
     for step in range(STEPS):
         for group in optimiser.param_groups:

@@ -10,7 +10,7 @@ rule corpus_fetch:
         vocabulary=f"{SCRATCH}/assets/vocab.json",
         hsk=f"{SCRATCH}/assets/hsk.json",
         wordnet=multiext(f"{SCRATCH}/assets/wordnet/data", ".adj", ".adv", ".noun", ".verb"),
-        words=expand(f"{SCRATCH}/assets/words-{{language}}.msgpack.gz", language=["en", "zh"]),
+        words=multiext(f"{SCRATCH}/assets/words-", "en.msgpack.gz", "zh.msgpack.gz"),
         recogniser=f"{SCRATCH}/assets/whisper-base/model.bin",
     params:
         assets=f"{SCRATCH}/assets",
