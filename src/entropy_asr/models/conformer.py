@@ -34,9 +34,7 @@ class ConvSubsampling(nn.Module):
         """features: (N, T, num_mel_bins); returns (N, subsampled_length(T), width)."""
         x = features.unsqueeze(1)
         for conv in self.conv:
-            # Channels last: up to twice as fast on a CPU. Not the parameters themselves, which DeepSpeed wants contiguous.
-            weight = conv.weight.contiguous(memory_format=torch.channels_last)
-            x = F.relu(F.conv2d(x, weight, conv.bias, conv.stride))  # (N, C, T', F')
+            x = F.relu(conv(x))  # (N, C, T', F')
         return self.linear(x.transpose(1, 2).flatten(2))
 
 
