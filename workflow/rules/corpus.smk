@@ -1,4 +1,4 @@
-# The embedded corpus made from scratch: `snakemake --cores 2 corpus_from_scratch` (needs the extra `corpus`, pip and npm).
+# The embedded corpus made from scratch: `snakemake --cores 2 corpus_from_scratch` (needs the extra `corpus`, pip, npm and Debian's apt-get).
 # Nothing of the experiment depends on these rules: it reads the committed archives of data/embedded.
 SCRATCH = "results/corpus_from_scratch"
 
@@ -11,6 +11,7 @@ rule corpus_fetch:
         hsk=f"{SCRATCH}/assets/hsk.json",
         wordnet=multiext(f"{SCRATCH}/assets/wordnet/data", ".adj", ".adv", ".noun", ".verb"),
         words=multiext(f"{SCRATCH}/assets/words-", "en.msgpack.gz", "zh.msgpack.gz"),
+        trigrams=multiext(f"{SCRATCH}/assets/sunpinyin/", "lm_sc.t3g", "pydict_sc.bin"),
         recogniser=f"{SCRATCH}/assets/whisper-base/model.bin",
     params:
         assets=f"{SCRATCH}/assets",
@@ -41,6 +42,7 @@ rule corpus_lm_text:
         hsk=rules.corpus_fetch.output.hsk,
         wordnet=rules.corpus_fetch.output.wordnet,
         words=rules.corpus_fetch.output.words,
+        trigrams=rules.corpus_fetch.output.trigrams,
     output:
         f"{SCRATCH}/lm_text.jsonl.gz",
     params:

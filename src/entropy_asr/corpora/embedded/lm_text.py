@@ -1,9 +1,9 @@
-"""Text for training a small language model: many sentences of the grammar, the HSK sentences nobody reads, examples, words.
+"""Text for training a small language model: sentences of the grammar, the HSK sentences nobody reads, examples, clauses, words.
 
     python -m entropy_asr.corpora.embedded.lm_text --plan plan.jsonl --assets assets --output lm_text.jsonl.gz
 
 A language model should know words that the corpus's audio does not have. The example sentences of WordNet give it English ones;
-and the frequent words of both languages stand in rows, at random, where each is as frequent as the next: in sentences a word
+clauses drawn from a trigram model (`trigrams`) say which of many hanzi of one sound stands beside which; and the frequent words of both languages stand in rows, at random, where each is as frequent as the next: in sentences a word
 that is among the first three thousand may occur a few times only, which is too little to learn how it sounds.
 
 No sentence that is read in any split is in it, compared by letters alone (`text_key`): one of dev or test would be cheating, and
@@ -24,13 +24,15 @@ import msgpack
 from entropy_asr.corpora.embedded import grammar
 from entropy_asr.corpora.embedded.grammar import text_key
 from entropy_asr.corpora.embedded.sentences import clean_en, everyday
+from entropy_asr.corpora.embedded.trigrams import Trigrams
 from entropy_asr.errors import InputError
 from entropy_asr.files import read_jsonl, write_jsonl
 from entropy_asr.text.normalize import normalize
 from entropy_asr.text.phonemes import phonemize
 
-REQUESTS = 8_000  # of the grammar, a language
+REQUESTS = 5_000  # of the grammar, a language
 EXAMPLES = 20_000
+CLAUSES, WORDS_IN_CLAUSES = 40_000, 8_000  # of the most frequent words
 ROWS = ((8_000, 2), (3_000, 2))  # so many of the most frequent words, each in so many rows
 WORDS_IN_A_ROW = {"en": 4, "zh": 3}
 
@@ -104,7 +106,12 @@ def lm_text(plan: list[dict[str, Any]], assets: Path, seed: int) -> list[dict[st
         if language == "en":
             found = examples(assets / "wordnet")
             part += unread((("examples", text) for text in rng.sample(found, min(EXAMPLES, len(found)))), language)
-        rows = rows_of_words(frequent_words(assets / f"words-{language}.msgpack.gz", language), language, rng)
+        words = frequent_words(assets / f"words-{language}.msgpack.gz", language)
+        if language == "zh":
+            trigrams = Trigrams(assets / "sunpinyin/lm_sc.t3g", assets / "sunpinyin/pydict_sc.bin")
+            drawn = trigrams.clauses(set(words[:WORDS_IN_CLAUSES]), rng)
+            part += islice(unread((("clauses", text) for text in drawn), language), CLAUSES)
+        rows = rows_of_words(words, language, rng)
         part += unread((("words", text) for text in rows), language)
         part += islice(unread(requests(language, seed), language), REQUESTS)
         rng.shuffle(part)
@@ -116,7 +123,9 @@ def main() -> None:
     """Write the gzip file, the same bytes for the same plan and seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plan", type=Path, required=True)
-    parser.add_argument("--assets", type=Path, required=True, help="folder of `fetch`: hsk.json, wordnet, tables of words")
+    parser.add_argument(
+        "--assets", type=Path, required=True, help="folder of `fetch`: hsk.json, wordnet, trigrams, tables of words"
+    )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
