@@ -3,8 +3,9 @@
     python -m entropy_asr.corpora.embedded.lm_text --plan plan.jsonl --assets assets --output lm_text.jsonl.gz
 
 A language model should know words that the corpus's audio does not have. The example sentences of WordNet give it English ones;
-clauses drawn from a trigram model (`trigrams`) say which of many hanzi of one sound stands beside which; and the frequent words of both languages stand in rows, at random, where each is as frequent as the next: in sentences a word
-that is among the first three thousand may occur a few times only, which is too little to learn how it sounds.
+clauses drawn from a trigram model (`trigrams`) say which of many hanzi of one sound stands beside which; and the frequent words
+of both languages stand in rows, at random, where each is as frequent as the next: in sentences a word that is among the first
+three thousand may occur a few times only, which is too little to learn how it sounds.
 
 No sentence that is read in any split is in it, compared by letters alone (`text_key`): one of dev or test would be cheating, and
 what the language model knows by heart, training the recogniser would teach to say without listening.

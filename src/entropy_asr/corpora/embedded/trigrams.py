@@ -103,7 +103,7 @@ def _lexicon(path: Path) -> list[str]:
     """Words by their number."""
     data = path.read_bytes()
     count, _, start = np.frombuffer(data, "<u4", 3).tolist()
-    words = data[start:].decode("utf-32-le").split("\0")[:count]
+    words = data[start:].decode("utf-32-le", "replace").split("\0")[:count]
     if len(words) != count or "的" not in words:
         raise InputError(f"{path}: found {len(words)} words, expected {count} of a Mandarin lexicon of SunPinyin")
     return words
