@@ -166,8 +166,8 @@ def test_ia_sft_ran_beside_pretraining(run: Run) -> None:
     assert "/part-0/" in record(ours / "align")["inputs"]["encoder"]
     assert not any("systems/" in path for part in parts for path in record(part)["inputs"].values())
     assert span(parts[0])[1] < span(ours / "align")[0] < span(parts[-1])[1]
-    # And they did run at once; which stage beside which part, and of which kind of pretraining, is for the scheduler to say. Whole
-    # jobs are compared, by Snakemake's own record: at this scale most of a job is the start of its process.
+    # And they did run at once; which stage beside which part, and of which kind of pretraining, is for the scheduler to say.
+    # Whole jobs are compared, by Snakemake's own record: at this scale most of a job is the start of its process.
     pretraining = [job_span(run.folder, path) for path in run.results.glob("encoders/*/seed-1/part-*/part.json")]
     models = [ours / "align/model.safetensors", *ours.glob("ia_sft/iter-[0-9]*/model.safetensors")]
     llm_side = [job_span(run.folder, path) for path in models]
