@@ -94,32 +94,23 @@ def _growing(mem_mb: int, most: int | None) -> Callable[..., int]:
     return lambda wildcards, attempt: min(mem_mb * (attempt + 1) // 2, max(most or 0, mem_mb))
 
 
-def launch(resources: Resources, stage: ClusterStage, site: Site, processes: int = 1) -> str:
-    """The words before a stage's module: one process, or torchrun on one node, or srun and torchrun on several.
-
-    processes: on a CPU, of one thread each.
-    """
+def launch(resources: Resources, stage: ClusterStage, site: Site) -> str:
+    """The words before a stage's module: one process, or torchrun on one node, or srun and torchrun on several."""
     asked = resources.of(stage)
-    if not asked.gpus_per_node and processes > 1:
-        return f"env OMP_NUM_THREADS=1 torchrun --standalone {_torchrun(processes, resources)} -m"
     # Threads of one process: Snakemake would give each rank those of the whole node.
     threads = max(1, asked.cpus // max(1, asked.gpus_per_node))
     words = [f"env OMP_NUM_THREADS={threads} ENTROPY_ASR_DEVICE={resources.device}"] if asked.gpus_per_node else []
     words += [site.container] if asked.gpus_per_node and site.container else []
     if asked.nodes == 1 and (not asked.gpus_per_node or stage in ONE_PROCESS):
         return " ".join([*words, "python -m"])
-    torchrun = _torchrun(max(1, asked.gpus_per_node), resources)
+    # Ranks that were asked to stop may take as long to save as Slurm lets them; torchrun alone would kill them after 30 s.
+    torchrun = f"--nproc-per-node={max(1, asked.gpus_per_node)} --shutdown-timeout={resources.warn_seconds}"
     if asked.nodes == 1:
         return " ".join([*words, f"torchrun --standalone {torchrun} -m"])
     n = asked.nodes
     srun = [f"srun --nodes={n} --ntasks={n} --ntasks-per-node=1 --cpus-per-task={asked.cpus} --kill-on-bad-exit=1"]
     srun += [f"--gres={_gres(asked.gpus_per_node, site)}"] if asked.gpus_per_node else []
     return " ".join([*srun, *words, f"python -m entropy_asr.training.node {torchrun} -m"])
-
-
-def _torchrun(processes: int, resources: Resources) -> str:
-    """Ranks that were asked to stop may take as long to save as Slurm lets them; torchrun alone would kill them after 30 s."""
-    return f"--nproc-per-node={processes} --shutdown-timeout={resources.warn_seconds}"
 
 
 def _gres(gpus: int, site: Site) -> str:

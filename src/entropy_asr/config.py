@@ -478,10 +478,9 @@ class Resources(Section):
         "cuda", description="what a stage with GPUs computes on; a stage that finds no CUDA fails. cpu: only to try a cluster out"
     )
     cpus: PositiveInt = Field(1, description="CPU cores a node")
-    first_part_processes: PositiveInt = Field(
-        1,
-        description="without GPUs, processes of pretraining's first part, beside which no other stage can run; each takes its share "
-        "of `pretrain.accumulation`, so that a step stays what it is",
+    first_part_cpus: PositiveInt | None = Field(
+        None,
+        description="without a cluster, CPU cores of pretraining's first part, beside which no other stage can run; null: cpus",
     )
     mem_mb: PositiveInt = Field(3000, description="memory a node, MB; half as much more at each new attempt ...")
     max_mem_mb: PositiveInt | None = Field(None, description="... up to this, the node's; null: never more than mem_mb")
@@ -618,15 +617,6 @@ class Config(Section):
             same = ("objective", "llm", "align", "ia_sft")
             if shared and (shared.shares or not shared.align or any(getattr(shared, k) != getattr(recipe, k) for k in same)):
                 raise ValueError(f"recipes.{name}: '{recipe.shares}' has no such stages of its own to share")
-        return self
-
-    @model_validator(mode="after")
-    def _steps_can_be_shared(self) -> "Config":
-        processes, accumulation = self.resources.first_part_processes, self.pretrain.accumulation
-        if accumulation % processes:
-            raise ValueError(
-                f"resources.first_part_processes {processes} cannot share pretrain.accumulation {accumulation}: make it a multiple"
-            )
         return self
 
     @model_validator(mode="after")

@@ -40,13 +40,7 @@ def job(tones: Path, tmp_path: Path):
     smoke["engine"].update(save_every=2, log_every=1)
 
     def command(
-        name: str,
-        part: int = 0,
-        previous: Path | None = None,
-        processes: int = 1,
-        objective: str = "phoneme",
-        share: bool = False,
-        **changes: dict,
+        name: str, part: int = 0, previous: Path | None = None, processes: int = 1, objective: str = "phoneme", **changes: dict
     ) -> list[str]:
         sections = STAGE_SECTIONS["pretrain_attention" if objective == "attention" else "pretrain"]
         settings = {section: smoke[section] | changes.get(section, {}) for section in sections}
@@ -57,7 +51,6 @@ def job(tones: Path, tmp_path: Path):
         words += f" --running {tmp_path / 'state' / name} --out {tmp_path / name}" + (
             f" --previous {previous}" if previous else ""
         )
-        words += " --share" if share else ""
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
         return [sys.executable, *launch, "-m", "entropy_asr.stages.pretrain", *words.split()]
 
@@ -116,25 +109,6 @@ def test_parts_are_one_run(job, tmp_path: Path) -> None:
     assert last["ended_by"] == "last_step" and last["end_step"] == STEPS
     assert weights(tmp_path / "part-1")[0] == weights(tmp_path / "whole")[0]
     assert losses(tmp_path / "part-0") + losses(tmp_path / "part-1") == losses(tmp_path / "whole")
-
-
-def test_a_first_part_on_two_processes_that_share_its_steps_is_the_same_part(job, tmp_path: Path) -> None:
-    changes = {"encoder": {"dropout": 0.0}, "pretrain": {"accumulation": 2, "max_duration": 6}}
-    run(job("whole", **changes))
-    run(job("part-0", processes=2, share=True, cka={"threshold": 1.0}, **changes))
-    previous = tmp_path / "part-0/training_state.safetensors"
-    run(job("part-1", part=1, previous=previous, cka={"threshold": 0.0}, **changes))
-    # The second part reads on where the two processes stopped, with the weights of one: its losses are those of one run.
-    whole, last = dict(losses(tmp_path / "whole")), dict(losses(tmp_path / "part-1"))
-    assert 4 < len(last) < STEPS
-    assert last == pytest.approx({step: whole[step] for step in last}, rel=1e-3)
-
-
-def test_processes_that_cannot_share_a_step_are_refused(job) -> None:
-    command = job("odd", processes=2, share=True, pretrain={"accumulation": 3})
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "pretrain.accumulation 3 cannot be shared by 2 processes" in done.stderr
 
 
 def test_the_other_kinds_learn_too_on_the_same_budget(job, tones: Path, tmp_path: Path) -> None:

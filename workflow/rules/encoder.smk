@@ -27,11 +27,6 @@ def final_encoder(seed, objective):
     return parts(seed, objective)[-1].replace("part.json", "encoder.safetensors")
 
 
-def processes(wildcards):
-    """The first part has the machine for itself: nothing else can run beside it."""
-    return CONFIG.resources.first_part_processes if wildcards.part == "0" else 1
-
-
 checkpoint pretrain_part:
     input:
         config=lambda wildcards: f"results/config/pretrain{'_attention' if wildcards.objective == 'attention' else ''}.json",
@@ -49,18 +44,16 @@ checkpoint pretrain_part:
     params:
         out=subpath(output.encoder, parent=True),
         running="results/state/encoders/{objective}/seed-{seed}/part-{part}",
-        launch=lambda wildcards: cluster.launch(CONFIG.resources, "pretrain", SITE, processes(wildcards)),
-        share=lambda wildcards: "--share" if processes(wildcards) > 1 else "",
         previous=lambda wildcards, input: f"--previous {input.previous}" if input.previous else "",
     log:
         "results/logs/pretrain/{objective}/seed-{seed}/part-{part}.log",
     benchmark:
         "results/benchmarks/pretrain/{objective}/seed-{seed}/part-{part}.tsv"
     priority: 10
-    threads: lambda wildcards: CONFIG.resources.cpus * processes(wildcards)
+    threads: lambda wildcards: (CONFIG.resources.first_part_cpus if wildcards.part == "0" else None) or CONFIG.resources.cpus
     resources:
         **RESOURCES["pretrain"],
     shell:
-        "{params.launch} entropy_asr.stages.pretrain --config {input.config} $(printf -- '--train %s ' {input.train})"
+        "{LAUNCH[pretrain]} entropy_asr.stages.pretrain --config {input.config} $(printf -- '--train %s ' {input.train})"
         " $(printf -- '--dev %s ' {input.dev}) --objective {wildcards.objective} --labels {input.labels} --stats {input.stats} --part {wildcards.part}"
-        " --seed {wildcards.seed} {params.previous} {params.share} --running {params.running} --out {params.out} 2>&1 | tee {log}"
+        " --seed {wildcards.seed} {params.previous} --running {params.running} --out {params.out} 2>&1 | tee {log}"

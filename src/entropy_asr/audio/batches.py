@@ -28,7 +28,7 @@ from entropy_asr.errors import InputError
 
 
 class Position(NamedTuple):
-    """Where the next batch is: the epoch, and the batches of it that have been drawn, by all processes together."""
+    """Where the next batch is: the epoch, and the batches of it that have been drawn."""
 
     epoch: int = 0
     drawn: int = 0
@@ -123,8 +123,8 @@ class TrainingBatches:
             )
             drawn = 0
             for drawn, cuts in enumerate(sampler, 1):
-                if drawn * self.world_size > skip:
-                    yield Position(epoch, drawn * self.world_size), cuts
+                if drawn > skip:
+                    yield Position(epoch, drawn), cuts
             if drawn == 0:
                 raise InputError("the training set is empty, or each utterance is longer than max_duration")
             epoch, skip = epoch + 1, 0

@@ -14,7 +14,7 @@ from pathlib import Path
 import typer
 
 from entropy_asr.config import Objective
-from entropy_asr.errors import InputError, friendly_exit
+from entropy_asr.errors import friendly_exit
 from entropy_asr.stages.options import ConfigFile, Out, Running, Seed, Train
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -34,7 +34,6 @@ def main(
     stats: Path = typer.Option(..., help="mean and deviation of the features"),
     part: int = typer.Option(..., help="0, 1, …"),
     previous: Path | None = typer.Option(None, help="training_state.safetensors of the part before"),
-    share: bool = typer.Option(False, "--share", help="the processes share a step's micro-batches, so that it stays what it is"),
 ) -> None:
     """Run one part of encoder pretraining."""
     import torch
@@ -59,15 +58,6 @@ def main(
     provenance = Provenance("pretrain", config, inputs)
     device = distributed.start()
     torch.manual_seed(seed)
-
-    schedule = settings.pretrain
-    if share:
-        each, left = divmod(schedule.accumulation, distributed.world_size())
-        if left:
-            raise InputError(
-                f"pretrain.accumulation {schedule.accumulation} cannot be shared by {distributed.world_size()} processes"
-            )
-        schedule = schedule.model_copy(update={"accumulation": each})
 
     # The model: features are normalised inside the encoder, by statistics that travel with it.
     cuts, found = read_cuts(train), read_labels(objective, labels)
@@ -97,7 +87,7 @@ def main(
 
     # The loop, ended by CKA or by the last step.
     torch.manual_seed(seed * 1000 + distributed.rank())
-    engine = Engine(model, schedule, settings.engine, device)
+    engine = Engine(model, settings.pretrain, settings.engine, device)
     monitor = CkaMonitor(encoder, settings.cka, read_cuts(dev), settings.features, device, part)
     trainer = Trainer(
         engine, batches, RunningState(running, provenance.key), out / "train.jsonl", f"pretrain part {part}", monitor
