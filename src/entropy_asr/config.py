@@ -246,10 +246,6 @@ class ScratchLM(Optimisation):
     blanks_ramp_epochs: NonNegativeInt = Field(
         0, description="epochs over which the blanks come in, evenly: to read is learned from short lines first [O]"
     )
-    start_from: str | None = Field(
-        None,
-        description="local folder of a model of this shape, with its tokenizer, to go on from, as `pretrained` is; null: new weights",
-    )
     max_sentences: PositiveInt | None = Field(
         None, description="take only so many sentences of data.lm_text, evenly spread, for small runs"
     )

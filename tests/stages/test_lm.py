@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from repository import ENVIRONMENT, REPO
-from safetensors.torch import load_file, save_file
 
 from entropy_asr.config_files import STAGE_SECTIONS, load_config
 from entropy_asr.corpora.embedded.pack_lm import pack_lm
@@ -69,28 +68,3 @@ def test_its_hash_stands_for_it(trained: Path, tmp_path: Path) -> None:
     """lm.json is an input of later stages: another model makes it another file."""
     made = trained / "project/results/text/lm"
     assert read_json(made / "lm.json") == {"pretrained": None, "revision": None, "sha256": sha256(made / "model.safetensors")}
-
-
-def test_training_goes_on_from_a_model_of_the_same_shape_and_no_other(trained: Path, tmp_path: Path) -> None:
-    made, text = trained / "project/results/text/lm", trained / "text.jsonl"
-    config = json.loads((trained / "config.json").read_text())
-    source = f"--text {text} --tokenizer {made} --start {made}"
-    config["llm"]["scratch"].update(peak_lr=1e-12, warmup_steps=0, start_from="unused by the stage")
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    stage(tmp_path, "further", source)
-    before, after = (load_file(folder / "model.safetensors") for folder in (made, tmp_path / "project/further"))
-    for name, weight in before.items():
-        torch.testing.assert_close(after[name], weight, rtol=0, atol=1e-6, msg=name)
-    assert read_json(tmp_path / "project/further/provenance.json")["sha256"]["start"] == sha256(made / "model.safetensors")
-
-    # What ships of a model that went on from another is the mean of both.
-    moved = {name: weight + 0.5 for name, weight in after.items()}
-    save_file(moved, tmp_path / "project/further/model.safetensors", {"format": "pt"})
-    pack_lm(tmp_path / "project/further", tmp_path / "packed", start=made)
-    for name, weight in load_file(tmp_path / "packed/model.safetensors").items():
-        torch.testing.assert_close(weight.float(), before[name] + 0.25, rtol=0.01, atol=1e-3, msg=name)
-
-    config["llm"]["scratch"]["layers"] = 2
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(AssertionError, match=r"start_from: .* has num_hidden_layers 1, llm.scratch and the tokenizer say 2"):
-        stage(tmp_path, "other", source)

@@ -137,9 +137,8 @@ rule embedded_lm:
         "results/embedded_lm/model.safetensors",
     params:
         lm=subpath(input.model, parent=True),
-        start=f"--start {in_repo(CONFIG.llm.scratch.start_from)}" if CONFIG.llm.scratch.start_from else "",
         out=subpath(output[0], parent=True),
     log:
         "results/logs/embedded_lm.log",
     shell:
-        "python -m entropy_asr.corpora.embedded.pack_lm --lm {params.lm} {params.start} --output {params.out} 2>&1 | tee {log}"
+        "python -m entropy_asr.corpora.embedded.pack_lm --lm {params.lm} --output {params.out} 2>&1 | tee {log}"

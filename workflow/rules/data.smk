@@ -109,10 +109,6 @@ def lm_source(llm, tokenizer):
     """What a language model is made of, as inputs of its rule and as words of its command."""
     if llm.pretrained is None:
         text = in_repo(CONFIG.data.lm_text)
-        if llm.scratch.start_from is not None:
-            folder = in_repo(llm.scratch.start_from)
-            inputs = {"text": text, "tokenizer": f"{folder}/tokenizer.json", "start": f"{folder}/model.safetensors"}
-            return inputs, f"--text {text} --tokenizer {folder} --start {folder}"
         return {"text": text, "tokenizer": f"{tokenizer}/tokenizer.json"}, f"--text {text} --tokenizer {tokenizer}"
     folder = in_repo(llm.pretrained)
     return ({"model": f"{folder}/model.safetensors"}, f"--folder {folder}") if os.path.isdir(folder) else ({}, "")

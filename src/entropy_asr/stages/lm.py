@@ -30,7 +30,6 @@ def main(
     text: Path | None = typer.Option(None, help="JSONL(.gz) of {language, text}"),
     tokenizer: Path | None = typer.Option(None, help="folder of the tokenizer"),
     folder: Path | None = typer.Option(None, help="llm.pretrained, where it is a local folder"),
-    start: Path | None = typer.Option(None, help="llm.scratch.start_from: the folder of a model to go on from"),
     seed: Seed = 1,
 ) -> None:
     """Train the small language model, or name the pretrained one."""
@@ -43,9 +42,8 @@ def main(
     if named is None:
         if text is None or tokenizer is None:
             raise InputError("llm.pretrained is null: a small LM is trained, which needs data.lm_text and the tokenizer")
-        inputs = {"text": text, "tokenizer": tokenizer / "tokenizer.json"}
-        provenance = Provenance("lm", config, inputs | ({"start": start / "model.safetensors"} if start else {}))
-        facts = _train(settings, text, tokenizer, start, provenance.key, running, out, seed)
+        provenance = Provenance("lm", config, {"text": text, "tokenizer": tokenizer / "tokenizer.json"})
+        facts = _train(settings, text, tokenizer, provenance.key, running, out, seed)
         weights = sha256(out / "model.safetensors")
     elif folder is None:
         provenance, weights = Provenance("lm", config, {}), None
@@ -62,9 +60,7 @@ def main(
         distributed.stop()
 
 
-def _train(
-    settings, text: Path, tokenizer_folder: Path, start: Path | None, key: str, running: Path, out: Path, seed: int
-) -> dict:
+def _train(settings, text: Path, tokenizer_folder: Path, key: str, running: Path, out: Path, seed: int) -> dict:
     import torch
     from transformers import AutoTokenizer, Qwen3ForCausalLM
 
@@ -83,18 +79,7 @@ def _train(
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     torch.manual_seed(seed)
     token_ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    shape = scratch_lm_config(scratch, len(tokenizer), **token_ids)
-    model = Qwen3ForCausalLM.from_pretrained(start, dtype=torch.float32) if start else Qwen3ForCausalLM(shape)
-    for size in (
-        "vocab_size",
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "intermediate_size",
-    ):
-        if (found := getattr(model.config, size)) != (expected := getattr(shape, size)):
-            raise InputError(f"llm.scratch.start_from: {start} has {size} {found}, llm.scratch and the tokenizer say {expected}")
+    model = Qwen3ForCausalLM(scratch_lm_config(scratch, len(tokenizer), **token_ids))
     batches = TextBatches(read_sentences(text, scratch.max_sentences), tokenizer, settings.prompt, scratch, seed)
     schedule = Schedule(steps=scratch.steps, peak_lr=scratch.peak_lr, warmup_steps=scratch.warmup_steps, accumulation=1)
     engine = Engine(TextLoss(model), schedule, settings.engine, device)
