@@ -67,6 +67,12 @@ def test_clauses_are_of_the_words_asked_for(tmp_path: Path) -> None:
     assert first == again
 
 
+def test_words_without_a_clause_end_it(tmp_path: Path) -> None:
+    trigrams = Trigrams(*write_model(tmp_path))
+    with pytest.raises(InputError, match="no clause in .* of the 1 words asked for"):
+        next(trigrams.clauses({"座"}, random.Random(0)))
+
+
 def test_another_file_is_refused(tmp_path: Path) -> None:
     model, lexicon = write_model(tmp_path)
     with pytest.raises(InputError, match=r"pydict_sc.bin: found \d+ bytes.*expected a threaded trigram model"):

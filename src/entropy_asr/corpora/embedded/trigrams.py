@@ -2,7 +2,7 @@
 
 Which hanzi a syllable stands for is said by the words around it. A language model that shall write hanzi for what it hears has to
 have read far more than the few thousand sentences that there are to read; an input method's statistics have. The clauses mean
-little as a whole, but any three words of them belong together.
+little as a whole, but any two neighbours in them were seen together.
 
 The file is Debian's `sunpinyin-data`: a back-off model in SunPinyin's threaded form (its `slm.h`), numbers of words in one file,
 the words in another.
@@ -19,6 +19,7 @@ from entropy_asr.errors import InputError
 ENDS = "，。；？！：、…"
 LONGEST, SHORTEST = 14, 4  # hanzi of a clause
 TRIES = 30  # draws of a word before a clause is given up
+MOST_IN_VAIN = 10_000  # clauses given up in a row
 
 
 class Trigrams:
@@ -39,7 +40,7 @@ class Trigrams:
         probabilities = np.frombuffer(data, "<f4", 2**16, 24).astype(np.float64)
         nodes = np.frombuffer(data, "<u4", 3 * sum(sizes[:3]), 24 + 4 * (2**16 + 2**14)).reshape(-1, 3)[sizes[0] :]
         leaves = np.frombuffer(data, "<u4", 2 * sizes[3], len(data) - 8 * sizes[3]).reshape(-1, 2)
-        # A node: 18 bits word, 14 of another use; 16 probability, 16 first child; ..., 7 first child. A leaf has its probability
+        # A node: 18 bits word, 14 back-off weight, which is not needed; 16 probability, 16 first child; ..., 7 first child. A leaf has its probability
         # in 14 and 2 bits. The last of each level is a sentinel, whose first child is the end of the next level.
         ids, given = nodes[:, 0] & 0x3FFFF, probabilities[nodes[:, 1] & 0xFFFF]
         child = (nodes[:, 1] >> 16) | ((nodes[:, 2] >> 25) << 16)
@@ -82,11 +83,17 @@ class Trigrams:
         return None
 
     def clauses(self, words: Collection[str], rng: random.Random) -> Iterator[str]:
-        """Clauses of such words alone, from one punctuation mark to the next, for ever."""
+        """Clauses of such words alone, from one punctuation mark to the next, for ever.
+
+        Raises:
+            InputError: the model has none of these words.
+        """
         ends = {self.lexicon.index(mark) for mark in ENDS}
         kept = {number for number, word in enumerate(self.lexicon) if word in words} | ends
         start = self.lexicon.index("，")  # the model knows next to nothing of what follows a full stop
-        while True:
+        in_vain = 0
+        while in_vain < MOST_IN_VAIN:
+            in_vain += 1
             clause = [start]
             while len(clause) == 1 or clause[-1] not in ends:
                 found = next((w for w in (self.draw(clause[-2:], rng) for _ in range(TRIES)) if w in kept), None)
@@ -96,7 +103,11 @@ class Trigrams:
             else:
                 text = "".join(self.lexicon[word] for word in clause[1:-1])
                 if SHORTEST <= len(text) <= LONGEST:
+                    in_vain = 0
                     yield text
+        raise InputError(
+            f"no clause in {MOST_IN_VAIN} tries: the trigram model knows too little of the {len(words)} words asked for"
+        )
 
 
 def _lexicon(path: Path) -> list[str]:
