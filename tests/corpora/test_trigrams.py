@@ -69,7 +69,7 @@ def test_clauses_are_of_the_words_asked_for(tmp_path: Path) -> None:
 
 def test_words_without_a_clause_end_it(tmp_path: Path) -> None:
     trigrams = Trigrams(*write_model(tmp_path))
-    with pytest.raises(InputError, match="no clause in .* of the 1 words asked for"):
+    with pytest.raises(InputError, match=r"no clause in .* of the 1 words asked for"):
         next(trigrams.clauses({"座"}, random.Random(0)))
 
 

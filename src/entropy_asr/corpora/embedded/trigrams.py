@@ -40,8 +40,8 @@ class Trigrams:
         probabilities = np.frombuffer(data, "<f4", 2**16, 24).astype(np.float64)
         nodes = np.frombuffer(data, "<u4", 3 * sum(sizes[:3]), 24 + 4 * (2**16 + 2**14)).reshape(-1, 3)[sizes[0] :]
         leaves = np.frombuffer(data, "<u4", 2 * sizes[3], len(data) - 8 * sizes[3]).reshape(-1, 2)
-        # A node: 18 bits word, 14 back-off weight, which is not needed; 16 probability, 16 first child; ..., 7 first child. A leaf has its probability
-        # in 14 and 2 bits. The last of each level is a sentinel, whose first child is the end of the next level.
+        # A node: 18 bits word, 14 back-off weight (not needed); 16 probability, 16 first child; ..., 7 first child. A leaf has
+        # its probability in 14 and 2 bits. The last of a level is a sentinel, whose first child is the end of the next level.
         ids, given = nodes[:, 0] & 0x3FFFF, probabilities[nodes[:, 1] & 0xFFFF]
         child = (nodes[:, 1] >> 16) | ((nodes[:, 2] >> 25) << 16)
         ones = sizes[1]
@@ -105,9 +105,7 @@ class Trigrams:
                 if SHORTEST <= len(text) <= LONGEST:
                     in_vain = 0
                     yield text
-        raise InputError(
-            f"no clause in {MOST_IN_VAIN} tries: the trigram model knows too little of the {len(words)} words asked for"
-        )
+        raise InputError(f"no clause in {MOST_IN_VAIN} tries: the model knows too little of the {len(words)} words asked for")
 
 
 def _lexicon(path: Path) -> list[str]:
