@@ -209,8 +209,11 @@ class Adaptor(Section):
 
 
 class Optimisation(Section):
-    """Steps, and a warm-up that ends before them."""
+    """An optimiser, steps, and a warm-up that ends before them."""
 
+    optimiser: Literal["adamw", "muon"] = Field(
+        "adamw", description="adamw [P], or muon: Muon for the matrices of linear layers, AdamW for the rest [O]"
+    )
     steps: PositiveInt
     warmup_steps: int
 
@@ -285,7 +288,7 @@ class Prompt(Section):
 
 
 class Schedule(Optimisation):
-    """One stage's optimisation; Adam, cosine decay with linear warm-up."""
+    """One stage's optimisation; Adam or Muon, cosine decay with linear warm-up."""
 
     steps: PositiveInt = Field(
         description="optimiser steps; for ia_sft of one iteration, the last also takes those of the parts that did not come"

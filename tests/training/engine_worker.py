@@ -41,16 +41,19 @@ class Network(nn.Module):
         return (self.second(torch.tanh(self.frozen(torch.tanh(self.first(pair.x))))) - pair.y).square().mean(), {}
 
 
-def schedule(accumulation: int) -> Schedule:
-    return Schedule(steps=STEPS, peak_lr=0.1, warmup_steps=2, accumulation=accumulation, weight_decay=0.1, beta2=0.9)
+def schedule(accumulation: int, optimiser: str = "adamw") -> Schedule:
+    peak_lr = {"adamw": 0.1, "muon": 0.3}[optimiser]
+    return Schedule(
+        optimiser=optimiser, steps=STEPS, peak_lr=peak_lr, warmup_steps=2, accumulation=accumulation, weight_decay=0.1, beta2=0.9
+    )
 
 
-def main(out: Path, save_at: int, resume: Path | None) -> None:
+def main(optimiser: str, out: Path, save_at: int, resume: Path | None) -> None:
     device = distributed.start()
     network = Network()
     freeze(network.frozen)
     accumulation = MICRO_BATCHES // distributed.world_size()
-    engine = Engine(network, schedule(accumulation), EngineConfig(precision="fp32"), device, {"first.": 0.5})
+    engine = Engine(network, schedule(accumulation, optimiser), EngineConfig(precision="fp32"), device, {"first.": 0.5})
     start = engine.load(resume)[0]["step"] if resume else 0
     losses = []
     pairs = data()
@@ -71,4 +74,4 @@ def main(out: Path, save_at: int, resume: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else None)
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]) if len(sys.argv) > 4 else None)

@@ -81,7 +81,13 @@ def _train(settings, text: Path, tokenizer_folder: Path, key: str, running: Path
     token_ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     model = Qwen3ForCausalLM(scratch_lm_config(scratch, len(tokenizer), **token_ids))
     batches = TextBatches(read_sentences(text, scratch.max_sentences), tokenizer, settings.prompt, scratch, seed)
-    schedule = Schedule(steps=scratch.steps, peak_lr=scratch.peak_lr, warmup_steps=scratch.warmup_steps, accumulation=1)
+    schedule = Schedule(
+        optimiser=scratch.optimiser,
+        steps=scratch.steps,
+        peak_lr=scratch.peak_lr,
+        warmup_steps=scratch.warmup_steps,
+        accumulation=1,
+    )
     engine = Engine(TextLoss(model), schedule, settings.engine, device)
     trainer = Trainer(engine, batches, RunningState(running, key), out / "train.jsonl", "lm")
     trainer.resume()

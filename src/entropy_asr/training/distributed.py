@@ -93,6 +93,15 @@ def total(value: float, device: torch.device) -> float:
     return tensor.item()
 
 
+def gather(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """This tensor from every rank."""
+    if world_size() == 1:
+        return [tensor]
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor)
+    return parts
+
+
 def stop() -> None:
     """Leave the process group, and the process: a stage's last act, when all that it made is on disk. It does not come back.
 

@@ -1,14 +1,13 @@
 """One optimiser step on any number of processes, and its state in one file.
 
 DeepSpeed ZeRO-2 does the work at every scale.  Its own checkpoints are pickles bound to a number of GPUs; ours is one
-safetensors file with float32 weights and Adam moments by parameter name, whole, and the counters as JSON in its header.  So
-no pickle is ever loaded, another number of processes resumes from the same file, and the file is whole or it is not there.
+safetensors file with float32 weights and moments by parameter name, whole, and the counters as JSON in its header.  So no
+pickle is ever loaded, another number of processes resumes from the same file, and the file is whole or it is not there.
 """
 
 import json
 import math
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from entropy_asr.config import Engine as EngineConfig
 from entropy_asr.config import Schedule
 from entropy_asr.training import distributed
+from entropy_asr.training.muon import MuonAdamW
 
 
 def cosine_lr(step: int, schedule: Schedule) -> float:
@@ -34,6 +34,12 @@ def freeze(module: nn.Module) -> None:
     """No gradients, no optimiser state, no dropout: a frozen module computes as it does in evaluation."""
     module.requires_grad_(False)
     module.eval()
+
+
+def linear_matrices(module: nn.Module) -> set[nn.Parameter]:
+    """The weights of linear layers that are not also an embedding: what Muon moves, where a schedule asks for it."""
+    found = {layer.weight for layer in module.modules() if isinstance(layer, nn.Linear)}
+    return found - {layer.weight for layer in module.modules() if isinstance(layer, nn.Embedding)}
 
 
 class Engine:
@@ -57,15 +63,19 @@ class Engine:
         self.schedule, self.device, self.config = schedule, device, config
         self.trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
         frozen = [m for m in module.modules() if list(m.parameters()) and not any(p.requires_grad for p in m.parameters())]
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        matrices = linear_matrices(module) if schedule.optimiser == "muon" else set()
+        groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
         for name, parameter in self.trainable.items():
             scale = next((s for prefix, s in (lr_scales or {}).items() if name.startswith(prefix)), 1.0)
             decay = schedule.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((scale, decay), []).append(parameter)
+            groups.setdefault((scale, decay, parameter in matrices), []).append(parameter)
         gpu = device.type == "cuda"
-        self.lr_scales = [scale for scale, _ in groups]
-        optimiser = torch.optim.AdamW(
-            [{"params": parameters, "weight_decay": decay} for (_, decay), parameters in groups.items()],
+        self.lr_scales = [scale for scale, _, _ in groups]
+        optimiser = MuonAdamW(
+            [
+                {"params": parameters, "weight_decay": decay, "matrices": [tuple(p.shape) for p in parameters] if muon else []}
+                for (_, decay, muon), parameters in groups.items()
+            ],
             lr=schedule.peak_lr,
             betas=(0.9, schedule.beta2),
             eps=1e-8,
@@ -86,15 +96,18 @@ class Engine:
                 "steps_per_print": 2**31,
             },
         )
-        for partition in self.optimiser.single_partition_of_fp32_groups:
+        self.moments: dict[str, tuple[str, ...]] = {}
+        names = {parameter: name for name, parameter in self.trainable.items()}
+        for (_, _, muon), members, partition in zip(
+            groups, groups.values(), self.optimiser.single_partition_of_fp32_groups, strict=True
+        ):
             # What Adam makes at its first step. Made before, because DeepSpeed links parameters to these tensors after the
             # first parameter group has moved, when those of the other groups would not be there yet.
-            zeros = torch.zeros_like(partition)
-            self.optimiser.optimizer.state[partition] = {
-                "step": torch.tensor(0.0, device=partition.device),
-                "exp_avg": zeros,
-                "exp_avg_sq": zeros.clone(),
-            }
+            moments = ("exp_avg",) if muon else ("exp_avg", "exp_avg_sq")
+            self.moments |= dict.fromkeys((names[p] for p in members), moments)
+            self.optimiser.optimizer.state[partition] = {moment: torch.zeros_like(partition) for moment in moments}
+            if not muon:
+                self.optimiser.optimizer.state[partition]["step"] = torch.tensor(0.0, device=partition.device)
         self.optimiser._lazy_init_hp_params_optimizer_state()
         self.engine.train()
         for module in frozen:
@@ -145,14 +158,14 @@ class Engine:
         writes = distributed.rank() == 0
         for name, parameter in self.trainable.items():
             values = {"weight": safe_get_full_fp32_param(parameter)}
-            for moment in ("exp_avg", "exp_avg_sq"):
+            for moment in self.moments[name]:
                 values[moment] = safe_get_full_optimizer_state(parameter, moment)
             if writes:
                 tensors.update({f"{kind}.{name}": value.to("cpu", copy=True) for kind, value in values.items()})
-        for index, state in enumerate(_gather(torch.get_rng_state())):
+        for index, state in enumerate(distributed.gather(torch.get_rng_state())):
             tensors[f"rng.{index}"] = state
         if self.device.type == "cuda":
-            for index, state in enumerate(_gather(torch.cuda.get_rng_state())):
+            for index, state in enumerate(distributed.gather(torch.cuda.get_rng_state())):
                 tensors[f"cuda_rng.{index}"] = state
         counters = {**counters, "optimiser_step": int(self._adam_states()[0]["step"])}
         if writes:
@@ -172,7 +185,7 @@ class Engine:
                 weight = file.get_tensor(f"weight.{name}").to(self.device)
                 parameter.data.copy_(weight)
                 safe_set_full_fp32_param(parameter, weight)
-                for moment in ("exp_avg", "exp_avg_sq"):
+                for moment in self.moments[name]:
                     safe_set_full_optimizer_state(parameter, file.get_tensor(f"{moment}.{name}").to(self.device), moment)
             names = set(file.keys())
             if f"rng.{distributed.rank()}" in names:
@@ -183,16 +196,8 @@ class Engine:
         return counters, extra
 
     def _adam_states(self) -> list[dict[str, Tensor]]:
-        return [self.optimiser.optimizer.state[partition] for partition in self.optimiser.single_partition_of_fp32_groups]
-
-
-def _gather(tensor: Tensor) -> Iterable[Tensor]:
-    """This tensor from every rank."""
-    if distributed.world_size() == 1:
-        return [tensor]
-    parts = [torch.empty_like(tensor) for _ in range(distributed.world_size())]
-    torch.distributed.all_gather(parts, tensor)
-    return parts
+        states = (self.optimiser.optimizer.state[partition] for partition in self.optimiser.single_partition_of_fp32_groups)
+        return [state for state in states if "step" in state]
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
