@@ -59,7 +59,7 @@ def peer(optimiser: str) -> dict:
         torch.nn.utils.clip_grad_norm_(named.values(), 1.0)
         for name, momentum in matrices.items():
             momentum.mul_(0.95).add_(0.05 * named[name].grad)
-            (direction,) = muon_direction([0.95 * momentum + 0.05 * named[name].grad])
+            direction = muon_direction(0.95 * momentum + 0.05 * named[name].grad)
             named[name].data.mul_(1 - 0.1 * scales[name] * lr).sub_(scales[name] * lr * direction)
         adam.step()
         network.zero_grad()
