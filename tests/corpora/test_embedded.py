@@ -13,7 +13,7 @@ from pathlib import Path
 import msgpack
 import numpy as np
 import pytest
-from test_trigrams import write_model
+from test_trigrams import write_model, write_sphinx
 
 from entropy_asr.corpora.embedded import compare, grammar, intelligibility, lm_text, opus, pack, sentences, tables
 from entropy_asr.files import read_jsonl, write_jsonl
@@ -200,14 +200,18 @@ def test_lm_text_takes_words_from_the_dictionaries_and_nothing_that_is_read(tmp_
         '00001 03 n 01 x 0 000 | a fruit; "she ate an apple"; "two words"; "she lives on the north-side"; "in 1990 he came"\n'
         '00002 03 n 01 x 0 000 | a word; "the xqzzt was there"; "she read this one"\n'
     )
-    for language, words in (("zh", [["我们"], [], ["读书", "香蕉", "A股"]]), ("en", [["london"], ["apples", "xqzzt", "s", "a"]])):
+    english = [["london"], ["apples", "xqzzt", "s", "a", "bitchy"], ["the", "dog", "is"]]
+    for language, words in (("zh", [["我们"], [], ["读书", "香蕉", "A股"]]), ("en", english)):
         table = msgpack.packb([{"format": "cB", "version": 1}, *words])
         (tmp_path / f"words-{language}.msgpack.gz").write_bytes(gzip.compress(table))
     (tmp_path / "hsk.json").write_text("[]")
     (tmp_path / "sunpinyin").mkdir()
     write_model(tmp_path / "sunpinyin")
+    (tmp_path / "sphinx").mkdir()
+    write_sphinx(tmp_path / "sphinx")
     monkeypatch.setattr(lm_text, "REQUESTS", 8)
     monkeypatch.setattr(lm_text, "CLAUSES", 1)
+    monkeypatch.setattr(lm_text, "WORDS_IN_A_ROW", {"en": 6, "zh": 3})
     plan = [{"text": "She read this one!"}]
     lines = lm_text.lm_text(plan, tmp_path, 0)
     found = {
@@ -215,9 +219,9 @@ def test_lm_text_takes_words_from_the_dictionaries_and_nothing_that_is_read(tmp_
         for domain in ("examples", "clauses", "words", "media")
     }
     assert found["examples"] == {"she ate an apple", "she lives on the north side"}
-    assert found["clauses"] == {"我们读书"}
+    assert found["clauses"] == {"我们读书", "the dog is"}
     rows = {"".join(sorted(line)) if has_hanzi(line) else " ".join(sorted(line.split())) for line in found["words"]}
-    assert rows == {"".join(sorted("我们香蕉读书")), "a apples london"}
+    assert rows == {"".join(sorted("我们香蕉读书")), "a apples dog is london the"}
     assert found["media"] and sum(line["domain"] not in found for line in lines) > 0
     assert lines == lm_text.lm_text(plan, tmp_path, 0)
 

@@ -12,6 +12,7 @@ rule corpus_fetch:
         wordnet=multiext(f"{SCRATCH}/assets/wordnet/data", ".adj", ".adv", ".noun", ".verb"),
         words=multiext(f"{SCRATCH}/assets/words-", "en.msgpack.gz", "zh.msgpack.gz"),
         trigrams=multiext(f"{SCRATCH}/assets/sunpinyin/", "lm_sc.t3g", "pydict_sc.bin"),
+        english_trigrams=f"{SCRATCH}/assets/sphinx/en-us.lm.bin",
         recogniser=f"{SCRATCH}/assets/whisper-base/model.bin",
     params:
         assets=f"{SCRATCH}/assets",
@@ -43,6 +44,7 @@ rule corpus_lm_text:
         wordnet=rules.corpus_fetch.output.wordnet,
         words=rules.corpus_fetch.output.words,
         trigrams=rules.corpus_fetch.output.trigrams,
+        english_trigrams=rules.corpus_fetch.output.english_trigrams,
     output:
         f"{SCRATCH}/lm_text.jsonl.gz",
     params:

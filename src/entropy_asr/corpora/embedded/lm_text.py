@@ -3,9 +3,9 @@
     python -m entropy_asr.corpora.embedded.lm_text --plan plan.jsonl --assets assets --output lm_text.jsonl.gz
 
 A language model should know words that the corpus's audio does not have. The example sentences of WordNet give it English ones;
-clauses drawn from a trigram model (`trigrams`) say which of many hanzi of one sound stands beside which; and the frequent words
-of both languages stand in rows, at random, where each is as frequent as the next: in sentences a word that is among the first
-three thousand may occur a few times only, which is too little to learn how it sounds.
+clauses drawn from trigram models (`trigrams`) say which words, and which of many hanzi of one sound, stand beside which; and the
+frequent words of both languages stand in rows, at random, where each is as frequent as the next: in sentences a word that is
+among the first three thousand may occur a few times only, which is too little to learn how it sounds.
 
 No sentence that is read in any split is in it, compared by letters alone (`text_key`): one of dev or test would be cheating, and
 what the language model knows by heart, training the recogniser would teach to say without listening.
@@ -25,7 +25,7 @@ import msgpack
 from entropy_asr.corpora.embedded import grammar
 from entropy_asr.corpora.embedded.grammar import text_key
 from entropy_asr.corpora.embedded.sentences import clean_en, everyday
-from entropy_asr.corpora.embedded.trigrams import Trigrams
+from entropy_asr.corpora.embedded.trigrams import ENGLISH, MANDARIN, Trigrams
 from entropy_asr.errors import InputError
 from entropy_asr.files import read_jsonl, write_jsonl
 from entropy_asr.text.normalize import normalize
@@ -35,6 +35,7 @@ REQUESTS = 5_000  # of the grammar, a language
 EXAMPLES = 20_000
 CLAUSES, WORDS_IN_CLAUSES = 40_000, 8_000  # of the most frequent words
 ROWS = ((8_000, 2), (3_000, 2))  # so many of the most frequent words, each in so many rows
+COARSE = re.compile("fuck|shit|bitch|cunt|nigg|fag|pussy|whore|slut|rape|porn")  # what is frequent, but not for a shipped text
 WORDS_IN_A_ROW = {"en": 4, "zh": 3}
 
 
@@ -63,7 +64,8 @@ def frequent_words(table: Path, language: str) -> list[str]:
     words = [word for same in by_frequency for word in same]
     if language == "zh":
         return [word for word in words if re.fullmatch("[\u4e00-\u9fff]{1,4}", word)]
-    return [word for word in words if re.fullmatch("a|i|[a-z][a-z']+", word) and not phonemize(word, "en").oov]
+    plain = (word for word in words if re.fullmatch("a|i|[a-z][a-z']+", word) and not COARSE.match(word))
+    return [word for word in plain if not phonemize(word, "en").oov]
 
 
 def rows_of_words(words: list[str], language: str, rng: random.Random) -> Iterator[str]:
@@ -108,10 +110,13 @@ def lm_text(plan: list[dict[str, Any]], assets: Path, seed: int) -> list[dict[st
             found = examples(assets / "wordnet")
             part += unread((("examples", text) for text in rng.sample(found, min(EXAMPLES, len(found)))), language)
         words = frequent_words(assets / f"words-{language}.msgpack.gz", language)
-        if language == "zh":
-            trigrams = Trigrams(assets / "sunpinyin/lm_sc.t3g", assets / "sunpinyin/pydict_sc.bin")
-            drawn = trigrams.clauses(set(words[:WORDS_IN_CLAUSES]), rng)
-            part += islice(unread((("clauses", text) for text in drawn), language), CLAUSES)
+        if language == "en":
+            trigrams, form = Trigrams.sphinx(assets / "sphinx/en-us.lm.bin"), ENGLISH
+        else:
+            sunpinyin = assets / "sunpinyin"
+            trigrams, form = Trigrams.sunpinyin(sunpinyin / "lm_sc.t3g", sunpinyin / "pydict_sc.bin"), MANDARIN
+        drawn = trigrams.clauses(form, set(words[:WORDS_IN_CLAUSES]), rng)
+        part += islice(unread((("clauses", text) for text in drawn), language), CLAUSES)
         rows = rows_of_words(words, language, rng)
         part += unread((("words", text) for text in rows), language)
         part += islice(unread(requests(language, seed), language), REQUESTS)
