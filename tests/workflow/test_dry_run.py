@@ -18,6 +18,17 @@ def test_a_fresh_checkout_can_be_planned(scale: str, tmp_path: Path) -> None:
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("target", "rule"), [("corpus_from_scratch", "corpus_synthesize"), ("results/embedded_lm/model.safetensors", "lm")]
+)
+def test_what_ships_can_be_made_again(target: str, rule: str, tmp_path: Path) -> None:
+    """The embedded corpus and the small LM, which the experiment only reads."""
+    configs = [str(REPO / f"config/{name}.yaml") for name in ("mini", "embedded_lm")]
+    done = snakemake(tmp_path, "-n", target, "--configfile", *configs)
+    assert done.returncode == 0, done.stderr
+    assert f"rule {rule}:" in done.stdout
+
+
 def test_the_encoder_of_a_peer_is_measured_where_the_config_says_so(tmp_path: Path) -> None:
     name = "results/metrics/encoder/peers/{}.json"
     done = snakemake(tmp_path, "-n", name.format("whisper-base"), "--configfile", str(REPO / "config/mini.yaml"))
