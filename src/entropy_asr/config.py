@@ -477,10 +477,6 @@ class Resources(Section):
         "cuda", description="what a stage with GPUs computes on; a stage that finds no CUDA fails. cpu: only to try a cluster out"
     )
     cpus: PositiveInt = Field(1, description="CPU cores a node")
-    first_part_cpus: PositiveInt | None = Field(
-        None,
-        description="without a cluster, CPU cores of pretraining's first part, beside which no other stage can run; null: cpus",
-    )
     mem_mb: PositiveInt = Field(3000, description="memory a node, MB; half as much more at each new attempt ...")
     max_mem_mb: PositiveInt | None = Field(None, description="... up to this, the node's; null: never more than mem_mb")
     runtime: PositiveInt = Field(120, description="minutes; a stage that needs longer saves, ends and goes on in its next job")

@@ -50,7 +50,7 @@ checkpoint pretrain_part:
     benchmark:
         "results/benchmarks/pretrain/{objective}/seed-{seed}/part-{part}.tsv"
     priority: 10
-    threads: lambda wildcards: (CONFIG.resources.first_part_cpus if wildcards.part == "0" else None) or CONFIG.resources.cpus
+    threads: CONFIG.resources.cpus
     resources:
         **RESOURCES["pretrain"],
     shell:
