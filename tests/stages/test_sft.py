@@ -11,7 +11,7 @@ from entropy_asr.models.adaptor import Adaptor
 from entropy_asr.models.conformer import ConformerEncoder
 from entropy_asr.models.ctc import EMBEDDING_SCALE
 from entropy_asr.models.speech_llm import PromptIds, SpeechLLM
-from entropy_asr.stages.sft import AlignmentLoss, TranscriptLoss
+from entropy_asr.stages.sft import AlignmentLoss, TranscriptLoss, data_seed
 from entropy_asr.training.engine import freeze
 
 SPOKEN = {"a": [30, 31, 30], "b": [33]}
@@ -55,3 +55,9 @@ def test_of_audio_without_speech_blanks_alone_are_expected(system: SpeechLLM) ->
         logits = EMBEDDING_SCALE * vectors @ units.T
         expected -= logits.log_softmax(-1)[:, 0].sum().item()
     assert AlignmentLoss(system, 1.0, SPOKEN, BLANK)(silent)[1]["pronunciation_ctc"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_no_two_stages_meet_the_data_in_one_order() -> None:
+    stages = ["align", *(f"ia_sft iteration {number}" for number in range(20)), "joint_sft"]
+    assert len({data_seed(seed, stage) for stage in stages for seed in (1, 2, 3)}) == 3 * len(stages)
+    assert data_seed(1, "joint_sft") == data_seed(1, "joint_sft")

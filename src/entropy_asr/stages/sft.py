@@ -3,6 +3,7 @@
 A stage is which modules train, from which files they start, for how long; those lines are in the stage's own script.
 """
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -90,6 +91,15 @@ def pronunciations(cuts: CutSet, tokenizer: PreTrainedTokenizerBase) -> dict[str
     }
 
 
+def data_seed(seed: int, stage: str) -> int:
+    """Seed of the order of the data and of its augmentation: another one in each stage and each iteration of IA-SFT.
+
+    At a small scale these are shorter than an epoch. With one seed all of them would meet the same first utterances, augmented
+    alike, and an arm with more stages would see less of the data in as many steps.
+    """
+    return zlib.crc32(f"{seed}/{stage}".encode())
+
+
 def train_system(
     stage: str,
     system: SpeechLLM,
@@ -110,6 +120,7 @@ def train_system(
     """Train the named modules (of encoder, adaptor, llm) of a system, the others frozen, and write the trained ones.
 
     Args:
+        stage: its name, with the number of the iteration; for messages and :func:`data_seed`.
         schedule: steps and learning rates of this stage.
         settings: the stage's sections; features, augment, prompt and engine are read here.
         facts: what the stage adds to the provenance.
@@ -137,7 +148,7 @@ def train_system(
         copies=1,
         max_duration=schedule.max_duration,
         buckets=settings.engine.buckets,
-        seed=seed,
+        seed=data_seed(seed, stage),
         rank=distributed.rank(),
         world_size=distributed.world_size(),
         empty_fraction=settings.augment.empty_fraction,
