@@ -60,4 +60,3 @@ def test_of_audio_without_speech_blanks_alone_are_expected(system: SpeechLLM) ->
 def test_no_two_stages_meet_the_data_in_one_order() -> None:
     stages = ["align", *(f"ia_sft iteration {number}" for number in range(20)), "joint_sft"]
     assert len({data_seed(seed, stage) for stage in stages for seed in (1, 2, 3)}) == 3 * len(stages)
-    assert data_seed(1, "joint_sft") == data_seed(1, "joint_sft")

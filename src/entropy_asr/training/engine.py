@@ -105,9 +105,8 @@ class Engine:
             # first parameter group has moved, when those of the other groups would not be there yet.
             moments = ("exp_avg",) if muon else ("exp_avg", "exp_avg_sq")
             self.moments |= dict.fromkeys((names[p] for p in members), moments)
-            self.optimiser.optimizer.state[partition] = {moment: torch.zeros_like(partition) for moment in moments}
-            if not muon:
-                self.optimiser.optimizer.state[partition]["step"] = torch.tensor(0.0, device=partition.device)
+            state = {moment: torch.zeros_like(partition) for moment in moments}
+            self.optimiser.optimizer.state[partition] = {"step": torch.tensor(0.0, device=partition.device), **state}
         self.optimiser._lazy_init_hp_params_optimizer_state()
         self.engine.train()
         for module in frozen:
@@ -167,7 +166,7 @@ class Engine:
         if self.device.type == "cuda":
             for index, state in enumerate(distributed.gather(torch.cuda.get_rng_state())):
                 tensors[f"cuda_rng.{index}"] = state
-        counters = {**counters, "optimiser_step": int(self._adam_states()[0]["step"])}
+        counters = {**counters, "optimiser_step": int(self._states()[0]["step"])}
         if writes:
             write_tensors(path, tensors, {"counters": json.dumps(counters)})
         if distributed.world_size() > 1:
@@ -179,7 +178,7 @@ class Engine:
 
         with safe_open(path, framework="pt", device="cpu") as file:
             counters = json.loads(file.metadata()["counters"])
-            for state in self._adam_states():
+            for state in self._states():
                 state["step"].fill_(counters["optimiser_step"])
             for name, parameter in self.trainable.items():
                 weight = file.get_tensor(f"weight.{name}").to(self.device)
@@ -195,9 +194,8 @@ class Engine:
             extra = {name.removeprefix("extra."): file.get_tensor(name) for name in names if name.startswith("extra.")}
         return counters, extra
 
-    def _adam_states(self) -> list[dict[str, Tensor]]:
-        states = (self.optimiser.optimizer.state[partition] for partition in self.optimiser.single_partition_of_fp32_groups)
-        return [state for state in states if "step" in state]
+    def _states(self) -> list[dict[str, Tensor]]:
+        return [self.optimiser.optimizer.state[partition] for partition in self.optimiser.single_partition_of_fp32_groups]
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -67,6 +67,7 @@ class MuonAdamW(torch.optim.AdamW):
 
     def _step_matrices(self, group: dict[str, Any]) -> None:
         (flat,) = group["params"]
+        self.state[flat]["step"] += 1
         momentum = self.state[flat]["exp_avg"]
         momentum.lerp_(flat.grad, 1 - self.MOMENTUM)
         towards = torch.lerp(flat.grad, momentum, self.MOMENTUM)  # Nesterov
