@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -173,17 +173,17 @@ class TrainingBatches:
         """Batches from position `start` on."""
         # A generator of its own: otherwise the loader draws a seed from torch's, and a resumed run has other dropout.
         generator = torch.Generator().manual_seed(self.seed)
-        return iter(DataLoader(self, sampler=_Keys(self, start), batch_size=None, num_workers=workers, generator=generator))
+        return iter(DataLoader(self, sampler=Keys(self, start), batch_size=None, num_workers=workers, generator=generator))
 
 
 @dataclass(frozen=True)
-class _Keys:
-    """The sampler object that DataLoader wants."""
+class Keys:
+    """The sampler object that DataLoader wants, of batches that have `keys(start)`."""
 
-    batches: TrainingBatches
+    batches: Any
     start: Position
 
-    def __iter__(self) -> Iterator[tuple[Position, CutSet]]:
+    def __iter__(self) -> Iterator[tuple]:
         return self.batches.keys(self.start)
 
 

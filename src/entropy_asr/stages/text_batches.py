@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from entropy_asr.audio.batches import Position
+from entropy_asr.audio.batches import Keys, Position
 from entropy_asr.config import Prompt, ScratchLM
 from entropy_asr.models.flops import llm_flops
 from entropy_asr.models.speech_llm import PromptIds
@@ -74,18 +75,29 @@ class TextBatches:
         self.pairs = [(pronunciation_line(sentence, language), sentence) for sentence, language in sentences]
 
     def loader(self, start: Position, workers: int) -> Iterator[TextBatch]:
-        """Batches from `start` on; `workers` is not needed for text."""
+        """Batches from `start` on."""
+        # A generator of its own: otherwise the loader draws a seed from torch's, and a resumed run has other dropout.
+        generator = torch.Generator().manual_seed(self.seed)
+        pools = DataLoader(self, sampler=Keys(self, start), batch_size=None, num_workers=workers, generator=generator)
+        return (batch for pool in pools for batch in pool)
+
+    def keys(self, start: Position) -> Iterator[tuple[Position, np.ndarray, int]]:
+        """(position before it, sentences, batches to leave out) of each pool, for ever, from the one that `start` lies in."""
         epoch, skip = start
         while True:
             drawn = 0
             for pool in self._pools(epoch):
                 batches = -(-len(pool) // self.config.batch_size)
                 if drawn + batches > skip:
-                    for number, rows in enumerate(self._batches(epoch, pool), drawn + 1):
-                        if number > skip:
-                            yield self._batch(rows, Position(epoch, number))
+                    yield Position(epoch, drawn), pool, max(0, skip - drawn)
                 drawn += batches
             epoch, skip = epoch + 1, 0
+
+    def __getitem__(self, key: tuple[Position, np.ndarray, int]) -> list[TextBatch]:
+        """The batches of a pool."""
+        (epoch, drawn), pool, skip = key
+        batches = self._batches(epoch, pool)
+        return [self._batch(rows, Position(epoch, drawn + number)) for number, rows in enumerate(batches, 1) if number > skip]
 
     def largest(self) -> TextBatch:
         """The batch that needs most memory: the longest sentences."""

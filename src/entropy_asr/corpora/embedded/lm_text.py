@@ -33,7 +33,7 @@ from entropy_asr.text.phonemes import phonemize
 
 REQUESTS = 5_000  # of the grammar, a language
 EXAMPLES = 20_000
-CLAUSES, WORDS_IN_CLAUSES = 40_000, 8_000  # of the most frequent words
+CLAUSES, WORDS_IN_CLAUSES = 100_000, 8_000  # of the most frequent words
 ROWS = ((8_000, 2), (3_000, 2))  # so many of the most frequent words, each in so many rows
 COARSE = re.compile("fuck|shit|bitch|cunt|nigg|fag|pussy|whore|slut|rape|porn")  # what is frequent, but not for a shipped text
 WORDS_IN_A_ROW = {"en": 4, "zh": 3}
