@@ -270,24 +270,27 @@ def _hanzi(run: str) -> list[tuple[str, list[str]]]:
     """Each hanzi of a run with its initial (if any) and toned final; nothing for a character without a reading."""
     from pypinyin import Style, lazy_pinyin
 
-    whole, initials, finals = (
-        # A character without a reading comes back as itself, in its place, and is no syllable.
-        lazy_pinyin(run, style, list, strict=True, neutral_tone_with_five=True, tone_sandhi=True)  # type: ignore[arg-type]
-        for style in (Style.TONE3, Style.INITIALS, Style.FINALS_TONE3)
-    )
-    return [(hanzi, _syllable(*parts)) for hanzi, *parts in zip(run, whole, initials, finals, strict=True)]
+    # A character without a reading comes back as itself, in its place, and is no syllable.
+    syllables = lazy_pinyin(run, Style.TONE3, list, strict=True, neutral_tone_with_five=True, tone_sandhi=True)  # type: ignore[arg-type]
+    return [(hanzi, list(_syllable(syllable))) for hanzi, syllable in zip(run, syllables, strict=True)]
 
 
-def _syllable(whole: str, initial: str, final: str) -> list[str]:
-    if not whole or whole[-1] not in TONES:
-        return []
-    base, tone = whole[:-1], whole[-1]
+@cache
+def _syllable(toned: str) -> tuple[str, ...]:
+    """Initial (if any) and toned final of a pinyin syllable with its tone as a digit behind it; nothing for what is none."""
+    from pypinyin.contrib.tone_convert import to_finals_tone3, to_initials
+
+    if not toned or toned[-1] not in TONES:
+        return ()
+    base, tone = toned[:-1], toned[-1]
     if base in _SYLLABIC:
         initial, final = _SYLLABIC[base][0], _SYLLABIC[base][1] + tone
+    else:
+        initial, final = to_initials(toned, strict=True), to_finals_tone3(toned, strict=True, neutral_tone_with_five=True)
     final = final.replace("ü", "v")
     if final[:-1] not in FINALS or (initial and initial not in INITIALS):
-        return []
-    return [initial, final] if initial else [final]
+        return ()
+    return (initial, final) if initial else (final,)
 
 
 # --- English ----------------------------------------------------------------------------------------------------------
