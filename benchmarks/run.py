@@ -523,6 +523,8 @@ def render(entries: list[dict]) -> str:
         "",
         "Made by `make benchmark` (on a GPU: `make benchmark-gpu`) from `docs/benchmarks.json`. A ratio is the peer's time over",
         "ours, both measured by turns in one run: above 1, ours is faster. Median over the turns, quartiles in brackets.",
+        "The networks are of a laptop's size: a data-centre GPU takes as long to be told what to do as to do it, so that its rows say",
+        "how many kernels a step launches, and hardly more.",
         "",
         "| comparison | ours | peer | ratio | machine | commit |",
         "| --- | --- | --- | ---: | --- | --- |",
