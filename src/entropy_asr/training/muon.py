@@ -34,12 +34,12 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     """
     wide = matrix.T if matrix.size(0) > matrix.size(1) else matrix
     wide = wide / (wide.norm() + 1e-7)
-    gram, product = wide @ wide.T, None
+    gram, factor, product = wide @ wide.T, None, None
     for a, b, c in POLYNOMIALS:
+        gram = gram if factor is None else factor @ gram @ factor
         factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
         factor.diagonal().add_(a)
         product = factor if product is None else factor @ product
-        gram = factor @ gram @ factor
     wide = product @ wide
     return wide.T if matrix.size(0) > matrix.size(1) else wide
 
