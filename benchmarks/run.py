@@ -523,7 +523,7 @@ def render(entries: list[dict]) -> str:
         "",
         "Made by `make benchmark` (on a GPU: `make benchmark-gpu`) from `docs/benchmarks.json`. A ratio is the peer's time over",
         "ours, both measured by turns in one run: above 1, ours is faster. Median over the turns, quartiles in brackets.",
-        "The networks are of a laptop's size: a data-centre GPU takes as long to be told what to do as to do it, so that its rows say",
+        "The networks are of a laptop's size: a GPU takes longer to be told what to do than to do it, so its rows say",
         "how many kernels a step launches, and hardly more.",
         "",
         "| comparison | ours | peer | ratio | machine | commit |",
