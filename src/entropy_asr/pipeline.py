@@ -88,7 +88,7 @@ def steps(config: Config) -> list[Step]:
         Step(
             "decode",
             ["results/decode", *conditions, *packaged],
-            [*manifests, *encoders, *joint, *given],
+            [*manifests, "results/features", *encoders, *joint, *given],
             ["data.test", "peers"],
             ["decode", "conditions"],
         ),
