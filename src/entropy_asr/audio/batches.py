@@ -171,20 +171,25 @@ class TrainingBatches:
 
     def loader(self, start: Position, workers: int) -> Iterator[Batch]:
         """Batches from position `start` on."""
-        # A generator of its own: otherwise the loader draws a seed from torch's, and a resumed run has other dropout.
-        generator = torch.Generator().manual_seed(self.seed)
-        return iter(DataLoader(self, sampler=Keys(self, start), batch_size=None, num_workers=workers, generator=generator))
+        return load_in_order(self, start, workers)
 
 
 @dataclass(frozen=True)
-class Keys:
-    """The sampler object that DataLoader wants, of batches that have `keys(start)`."""
+class _Keys:
+    """The sampler object that DataLoader wants."""
 
     batches: Any
     start: Position
 
     def __iter__(self) -> Iterator[tuple]:
         return self.batches.keys(self.start)
+
+
+def load_in_order(batches: Any, start: Position, workers: int) -> Iterator[Any]:
+    """What a map makes of its own `keys(start)`, one after the other, by so many processes; 0: by this one."""
+    # A generator of its own: otherwise the loader draws a seed from torch's, and a resumed run has other dropout.
+    generator = torch.Generator().manual_seed(batches.seed)
+    return iter(DataLoader(batches, sampler=_Keys(batches, start), batch_size=None, num_workers=workers, generator=generator))
 
 
 def evaluation_batches(cuts: CutSet, features: Features, max_duration: float) -> Iterator[tuple[list, Tensor, Tensor]]:

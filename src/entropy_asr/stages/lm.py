@@ -3,9 +3,9 @@
     python -m entropy_asr.stages.lm --config results/config/lm.json --text data/embedded/lm_text.jsonl.gz \
         --tokenizer results/text/tokenizer --seed 1 --running … --out results/text/lm
 
-With `llm.pretrained` (Qwen3-1.7B at paper scale; the small one of `data/embedded/lm` on a laptop) the artifact is just its
+With `llm.pretrained` (Qwen3-1.7B at paper scale; the small one of `data/lm` on a laptop) the artifact is just its
 name, or where its folder is.  Else a Qwen3-architecture model of a few million parameters is trained on the corpus's text, in
-the same chat format: so was the small one of `data/embedded/lm` (docs/corpus.md).  A share of its samples has the phonemes
+the same chat format: so was the small one of `data/lm` (docs/corpus.md).  A share of its samples has the phonemes
 of the sentence in the user turn [O]: a web-scale LLM has read dictionaries and pinyin, and knows how words sound; a small one
 has to be told.  No audio is used, and no test sentence.
 """

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from entropy_asr.audio.batches import Keys, Position
+from entropy_asr.audio.batches import Position, load_in_order
 from entropy_asr.config import Prompt, ScratchLM
 from entropy_asr.models.flops import llm_flops
 from entropy_asr.models.speech_llm import PromptIds
@@ -76,10 +75,7 @@ class TextBatches:
 
     def loader(self, start: Position, workers: int) -> Iterator[TextBatch]:
         """Batches from `start` on."""
-        # A generator of its own: otherwise the loader draws a seed from torch's, and a resumed run has other dropout.
-        generator = torch.Generator().manual_seed(self.seed)
-        pools = DataLoader(self, sampler=Keys(self, start), batch_size=None, num_workers=workers, generator=generator)
-        return (batch for pool in pools for batch in pool)
+        return (batch for pool in load_in_order(self, start, workers) for batch in pool)
 
     def keys(self, start: Position) -> Iterator[tuple[Position, np.ndarray, int]]:
         """(position before it, sentences, batches to leave out) of each pool, for ever, from the one that `start` lies in."""
