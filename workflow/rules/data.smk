@@ -12,8 +12,10 @@ rule unpack_corpus:
         limit=f"--limit {CONFIG.quality.max_utterances}" if CONFIG.quality.max_utterances else "",
     log:
         "results/logs/unpack_corpus.log",
+    threads: 2
     shell:
-        "python -m entropy_asr.corpora.unpack --corpus $(dirname {input.sums}) --out $(dirname {output}) {params.limit} 2>&1 | tee {log}"
+        "python -m entropy_asr.corpora.unpack --corpus $(dirname {input.sums}) --out $(dirname {output}) --threads {threads}"
+        " {params.limit} 2>&1 | tee {log}"
 
 
 for name, corpus in CONFIG.data.corpora.items():

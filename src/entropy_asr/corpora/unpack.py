@@ -16,6 +16,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import typer
@@ -62,10 +63,11 @@ def verify(corpus: str | Path) -> dict[str, str]:
     return expected
 
 
-def unpack(corpus: str | Path, out: str | Path, limit: int | None = None) -> dict[str, int]:
+def unpack(corpus: str | Path, out: str | Path, limit: int | None = None, threads: int = 1) -> dict[str, int]:
     """Verify the corpus and unpack ``<split>.tar`` into ``<out>/<split>/<id>.flac``; returns files by split.
 
     limit: of each split only the utterances that a manifest of so many takes. A split appears whole or not at all.
+    threads: that decode.
 
     Raises:
         InputError: the corpus does not match ``SHA256SUMS``, or an utterance differs from the hash in its listing.
@@ -81,19 +83,28 @@ def unpack(corpus: str | Path, out: str | Path, limit: int | None = None) -> dic
             whole = Path(temporary) / split
             whole.mkdir()
             kept = listed if limit is None else {item.id for item in choose(read_split(corpus, split, out), limit)}
-            counts[split] = _extract(corpus / archive, whole, listed, kept)
+            counts[split] = _extract(corpus / archive, whole, listed, kept, threads)
             shutil.rmtree(out / split, ignore_errors=True)
             whole.rename(out / split)
     write_json(out / "unpacked.json", {"archives": digests, "utterances": counts})
     return counts
 
 
-def _extract(archive: Path, folder: Path, listed: dict[str, str | None], kept: Collection[str]) -> int:
+def _extract(archive: Path, folder: Path, listed: dict[str, str | None], kept: Collection[str], threads: int) -> int:
     """Decode the members that are kept to files named by us: a path inside the archive is never followed."""
     import soundfile
 
-    count = 0
-    with tarfile.open(archive, "r:") as tar:
+    def decode(name: str, content: bytes) -> None:
+        if listed[name] not in (None, hashlib.sha256(content).hexdigest()):
+            raise InputError(f"{archive}: utterance {name} differs from the sha256 in {LISTING}")
+        try:
+            samples, rate = soundfile.read(io.BytesIO(content), dtype="float32")
+        except soundfile.LibsndfileError as error:
+            raise InputError(f"{archive}: utterance {name} cannot be decoded: {error}") from error
+        soundfile.write(folder / f"{name}.flac", samples.clip(-1.0, 1.0), rate, subtype="PCM_16")
+
+    with tarfile.open(archive, "r:") as tar, ThreadPoolExecutor(threads) as pool:
+        decoded = []
         for member in tar:
             if member.isdir():
                 continue
@@ -101,18 +112,11 @@ def _extract(archive: Path, folder: Path, listed: dict[str, str | None], kept: C
             data = tar.extractfile(member) if member.isfile() else None
             if data is None or name.suffix != ".opus" or name.stem not in listed:
                 raise InputError(f"{archive}: member {member.name!r} is no utterance of {LISTING}; expected <id>.opus")
-            if name.stem not in kept:
-                continue
-            content = data.read()
-            if listed[name.stem] not in (None, hashlib.sha256(content).hexdigest()):
-                raise InputError(f"{archive}: utterance {name.stem} differs from the sha256 in {LISTING}")
-            try:
-                samples, rate = soundfile.read(io.BytesIO(content), dtype="float32")
-            except soundfile.LibsndfileError as error:
-                raise InputError(f"{archive}: utterance {name.stem} cannot be decoded: {error}") from error
-            soundfile.write(folder / f"{name.stem}.flac", samples.clip(-1.0, 1.0), rate, subtype="PCM_16")
-            count += 1
-    return count
+            if name.stem in kept:
+                decoded.append(pool.submit(decode, name.stem, data.read()))
+        for one in decoded:
+            one.result()
+    return len(decoded)
 
 
 def read_split(corpus: str | Path, split: str, audio: str | Path) -> list[Utterance]:
@@ -153,9 +157,10 @@ def main(
     corpus: Path = typer.Option(..., help="folder with SHA256SUMS, archives and utterances.jsonl"),
     out: Path = typer.Option(..., help="folder to unpack into"),
     limit: int | None = typer.Option(None, min=1, help="utterances a split; those that a manifest of so many takes"),
+    threads: int = typer.Option(1, min=1, help="that decode"),
 ) -> None:
     """Verify the embedded corpus and unpack its audio."""
-    counts = unpack(corpus, out, limit)
+    counts = unpack(corpus, out, limit, threads)
     print(f"{corpus}: {sum(counts.values())} utterances in {len(counts)} splits")
 
 
