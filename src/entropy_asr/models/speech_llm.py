@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from entropy_asr.config import Prompt
 from entropy_asr.models.adaptor import Adaptor
@@ -129,10 +129,22 @@ class SpeechLLM(nn.Module):
         longest = max(row.size(0) for row in rows)
         inputs = torch.stack([F.pad(row, (0, 0, longest - row.size(0), 0)) for row in rows])
         lens = torch.tensor([row.size(0) for row in rows], device=inputs.device)
-        mask = torch.arange(longest, device=inputs.device)[None, :] >= longest - lens[:, None]
+        mask = (torch.arange(longest, device=inputs.device)[None, :] >= longest - lens[:, None]).long()
+        cache = DynamicCache(config=self.llm.config)
+        if num_beams > 1:
+            # All but the last position is read here, once; `generate` would read it once a beam.
+            self.llm.get_decoder()(
+                inputs_embeds=inputs[:, :-1],
+                attention_mask=mask[:, :-1],
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, :-1],
+                past_key_values=cache,
+                use_cache=True,
+            )
+            cache.batch_repeat_interleave(num_beams)
         output = self.llm.generate(
             inputs_embeds=inputs,
-            attention_mask=mask.long(),
+            attention_mask=mask,
+            past_key_values=cache,
             max_new_tokens=max(max_new_tokens) + 1,  # its end token
             num_beams=num_beams,
             no_repeat_ngram_size=no_repeat_ngram,
