@@ -5,14 +5,14 @@ from itertools import pairwise
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import LogitsProcessorList, Qwen3Config, Qwen3ForCausalLM
 
 from entropy_asr.config import Adaptor as AdaptorConfig
 from entropy_asr.config import Encoder
 from entropy_asr.models.adaptor import Adaptor
 from entropy_asr.models.attention import PACKED
 from entropy_asr.models.conformer import ConformerEncoder
-from entropy_asr.models.speech_llm import PromptIds, SpeechLLM
+from entropy_asr.models.speech_llm import PromptIds, SpeechLLM, _OwnLimit
 from entropy_asr.training.engine import freeze
 
 PROMPT = PromptIds(before=[5, 6, 7], after=[8, 9], end=2, pad=0)
@@ -84,6 +84,21 @@ def test_batched_transcripts_equal_one_by_one(system: SpeechLLM, num_beams: int)
     alone = [system.generate(features[i : i + 1, : lens[i]], lens[i : i + 1], limits[i : i + 1], num_beams)[0] for i in range(50)]
     assert batched == alone
     assert len({tuple(t) for t in batched}) > 25  # the audio decides, not the prompt
+
+
+def test_beam_search_is_that_of_transformers_from_the_start(system: SpeechLLM) -> None:
+    features, lens = mixed_lengths(12)
+    embed = system.llm.get_input_embeddings()
+    before, after = embed(torch.tensor(PROMPT.before)), embed(torch.tensor(PROMPT.after))
+    limit = LogitsProcessorList([_OwnLimit([5], 3, PROMPT.end)])
+    expected = []
+    for speech in system.speech_embeddings(features, lens):
+        row = torch.cat([before, speech, after])[None]
+        (ids,) = system.llm.generate(
+            inputs_embeds=row, num_beams=3, do_sample=False, max_new_tokens=6, eos_token_id=PROMPT.end, logits_processor=limit
+        )
+        expected.append(ids.tolist()[: ids.tolist().index(PROMPT.end)])
+    assert system.generate(features, lens, [5] * 12, num_beams=3) == expected
 
 
 def test_the_guard_against_loops(system: SpeechLLM) -> None:
