@@ -158,9 +158,6 @@ class Encoder(Section):
     width: PositiveInt = Field(1280, description="model dimension")
     layers: PositiveInt = Field(16, description="Conformer blocks")
     heads: PositiveInt = Field(20, description="attention heads")
-    attention_window: PositiveInt | None = Field(
-        None, description="output frames (40 ms) that attention sees before and after each; null: all [P]"
-    )
     feed_forward: PositiveInt = Field(5120, description="width of the feed-forward modules")
     conv_kernel: PositiveInt = Field(33, description="depthwise convolution, frames, odd")
     subsampling_channels: PositiveInt = Field(32, description="channels of the 4x convolutional downsampling")

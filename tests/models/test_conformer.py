@@ -9,10 +9,10 @@ from entropy_asr.models.conformer import ConformerEncoder, RotaryEmbedding, dept
 SMALL = Encoder(width=32, layers=2, heads=2, feed_forward=64, conv_kernel=7, subsampling_channels=4, dropout=0.1)
 
 
-@pytest.fixture(params=[None, 2], ids=["all", "window"])
-def encoder(request: pytest.FixtureRequest) -> ConformerEncoder:
+@pytest.fixture
+def encoder() -> ConformerEncoder:
     torch.manual_seed(0)
-    return ConformerEncoder(SMALL.model_copy(update={"attention_window": request.param}), num_mel_bins=80).eval()
+    return ConformerEncoder(SMALL, num_mel_bins=80).eval()
 
 
 @pytest.mark.parametrize("filler", [0.0, 1e3, float("nan")])
@@ -32,20 +32,6 @@ def test_gradients_do_not_reach_padding(encoder: ConformerEncoder) -> None:
     encoder(features, torch.tensor([100, 40]))[0].sum().backward()
     assert features.grad[1, 40:].abs().max() == 0
     assert features.grad[1, :36].abs().max() > 0
-
-
-def test_a_window_bounds_what_a_frame_hears() -> None:
-    """Layers times (window and half of the convolution's kernel) frames to each side, and nothing beyond."""
-    torch.manual_seed(0)
-    windowed = ConformerEncoder(SMALL.model_copy(update={"attention_window": 2}), num_mel_bins=80).eval()
-    for layer in windowed.layers:  # residual branches start at zero, and hide what they hear
-        for linear in (layer.attention.out, layer.conv.pointwise_out):
-            torch.nn.init.normal_(linear.weight)
-    features = torch.randn(1, 407, 80, requires_grad=True)
-    windowed(features, torch.tensor([407]))[0][0, 50, 0].backward()
-    reach = 2 * (2 + 3)
-    heard = features.grad[0].abs().sum(-1).nonzero().flatten()
-    assert (heard.min().item(), heard.max().item()) == (4 * (50 - reach), 4 * (50 + reach) + 6)
 
 
 def test_four_times_fewer_frames() -> None:

@@ -32,14 +32,6 @@ def test_encoder_flops_are_what_torch_counts() -> None:
     assert encoder_flops(ENCODER, 80, 407) == pytest.approx(counted, rel=0.01, abs=depthwise)
 
 
-def test_a_window_takes_the_products_that_nobody_needs_off() -> None:
-    t, window = subsampled_length(407), 3
-    seen = Encoder(**{**ENCODER.model_dump(), "attention_window": window})
-    unneeded = 2 * ENCODER.layers * t * 2 * (t - (2 * window + 1)) * ENCODER.width
-    assert encoder_flops(ENCODER, 80, 407) - encoder_flops(seen, 80, 407) == pytest.approx(unneeded)
-    assert encoder_flops(seen, 80, 17) == encoder_flops(ENCODER, 80, 17)  # three frames: the window holds all
-
-
 def test_llm_flops_are_what_torch_counts() -> None:
     llm = scratch_lm_config(SCRATCH, SCRATCH.vocab_size)
     model = Qwen3ForCausalLM(llm)

@@ -56,29 +56,20 @@ AttentionInterface.register(PACKED, _packed_sdpa)
 AttentionMaskInterface.register(PACKED, sdpa_mask)
 
 
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, real: Tensor | None, dropout: float = 0.0, window: int | None = None
-) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, real: Tensor | None, dropout: float = 0.0) -> Tensor:
     """Softmax attention of each frame to the real frames of its utterance.
 
     Args:
         query, key, value: (N, H, T, head_dim).
         real: (N, T) bool, True where a frame is real; None where all are.
         dropout: of the attention weights.
-        window: only to frames that are at most so far away, before or after; None: to all.
 
     Returns:
         (N, H, T, head_dim); where `real` is False, anything finite.
     """
     if flash_attention_installed() and query.is_cuda and query.dtype != torch.float32:
-        return _flash(query, key, value, real, dropout, window)
+        return _flash(query, key, value, real, dropout)
     mask = None if real is None else real[:, None, None, :]
-    if window is not None:
-        at = torch.arange(query.size(2), device=query.device)
-        distance = (at[:, None] - at[None, :]).abs()
-        near = distance <= window
-        # Padding may have no real frame near it; it looks at itself, because a softmax of nothing is not finite.
-        mask = near if mask is None else near & (mask | (distance == 0))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
 
 
@@ -88,14 +79,13 @@ def pack(x: Tensor, real: Tensor) -> tuple[Tensor, Tensor, int]:
     return x.transpose(1, 2)[real], F.pad(lens.cumsum(0, dtype=torch.int32), (1, 0)), int(lens.max())
 
 
-def _flash(query: Tensor, key: Tensor, value: Tensor, real: Tensor | None, dropout: float, window: int | None) -> Tensor:
+def _flash(query: Tensor, key: Tensor, value: Tensor, real: Tensor | None, dropout: float) -> Tensor:
     from flash_attn import flash_attn_func, flash_attn_varlen_func
 
-    options = {"dropout_p": dropout, "window_size": (-1, -1) if window is None else (window, window)}
     if real is None:
-        return flash_attn_func(*(x.transpose(1, 2) for x in (query, key, value)), **options).transpose(1, 2)
+        return flash_attn_func(*(x.transpose(1, 2) for x in (query, key, value)), dropout_p=dropout).transpose(1, 2)
     (q, bounds, longest), (k, _, _), (v, _, _) = (pack(x, real) for x in (query, key, value))
-    packed = flash_attn_varlen_func(q, k, v, bounds, bounds, longest, longest, **options)
+    packed = flash_attn_varlen_func(q, k, v, bounds, bounds, longest, longest, dropout_p=dropout)
     out = query.new_zeros(query.transpose(1, 2).shape)
     out[real] = packed
     return out.transpose(1, 2)

@@ -64,13 +64,12 @@ def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over the real frames, or those at most `window` away."""
+    """Multi-head self-attention over the real frames."""
 
-    def __init__(self, width: int, heads: int, dropout: float, window: int | None) -> None:
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
         self.dropout = dropout
-        self.window = window
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
@@ -79,7 +78,7 @@ class SelfAttention(nn.Module):
         n, t, d = x.shape
         qkv = self.qkv(x).view(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         (q, k), v = rotate(qkv[:2], *rotary), qkv[2]
-        x = attend(q, k, v, real, self.dropout if self.training else 0.0, self.window)
+        x = attend(q, k, v, real, self.dropout if self.training else 0.0)
         return self.out(x.transpose(1, 2).reshape(n, t, d))
 
 
@@ -136,7 +135,7 @@ class ConformerBlock(nn.Module):
         super().__init__()
         self.feed_forward_in = FeedForward(config.width, config.feed_forward, config.dropout)
         self.attention_norm = nn.LayerNorm(config.width)
-        self.attention = SelfAttention(config.width, config.heads, config.dropout, config.attention_window)
+        self.attention = SelfAttention(config.width, config.heads, config.dropout)
         self.conv = ConvModule(config.width, config.conv_kernel, config.dropout)
         self.feed_forward_out = FeedForward(config.width, config.feed_forward, config.dropout)
         self.norm = nn.LayerNorm(config.width)

@@ -24,8 +24,7 @@ def encoder_flops(config: EncoderConfig, num_mel_bins: int, frames: int) -> floa
     t, bins = subsampled_length(frames), subsampled_length(num_mel_bins)
     macs = 9 * c * halved(frames) * halved(num_mel_bins) + 9 * c * c * t * bins + t * c * bins * d
     layer = 4 * d * f + 4 * d * d + 3 * d * d + k * d  # two feed-forwards, attention's projections, convolution module
-    seen = t if config.attention_window is None else min(t, 2 * config.attention_window + 1)
-    macs += config.layers * t * (layer + 2 * seen * d)
+    macs += config.layers * t * (layer + 2 * t * d)
     return 2.0 * macs
 
 
