@@ -66,7 +66,7 @@ def embedded(tmp_path: Path) -> Path:
 
 def test_embedded_corpus_to_cuts(embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert unpack.unpack("embedded", "audio") == dict.fromkeys(SENTENCES, 2)
+    assert unpack.unpack("embedded", "audio", threads=2) == dict.fromkeys(SENTENCES, 2)
     make_manifests(Quality(), Kind.embedded, Path("embedded"), list(SENTENCES), Path("out"), audio=Path("audio"))
     cuts = {split: list(CutSet.from_file(f"out/{split}.jsonl.gz")) for split in SENTENCES}
     assert {split: len(found) for split, found in cuts.items()} == dict.fromkeys(SENTENCES, 2)
