@@ -214,6 +214,9 @@ class Optimisation(Section):
     optimiser: Literal["adamw", "muon"] = Field(
         "adamw", description="adamw [P], or muon: Muon for the matrices of linear layers, AdamW for the rest [O]"
     )
+    muon_renew: PositiveInt = Field(
+        1, description="steps that Muon goes on in one direction before it makes the next: its time over this [O]"
+    )
     steps: PositiveInt
     warmup_steps: int
 

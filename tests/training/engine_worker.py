@@ -17,6 +17,7 @@ from entropy_asr.training import distributed
 from entropy_asr.training.engine import Engine, freeze
 
 MICRO_BATCHES, STEPS = 4, 12  # a step
+RENEW = 3  # steps between two of Muon's directions
 
 
 @dataclass
@@ -44,7 +45,14 @@ class Network(nn.Module):
 def schedule(accumulation: int, optimiser: str = "adamw") -> Schedule:
     peak_lr = {"adamw": 0.1, "muon": 0.3}[optimiser]
     return Schedule(
-        optimiser=optimiser, steps=STEPS, peak_lr=peak_lr, warmup_steps=2, accumulation=accumulation, weight_decay=0.1, beta2=0.9
+        optimiser=optimiser,
+        muon_renew=RENEW,
+        steps=STEPS,
+        peak_lr=peak_lr,
+        warmup_steps=2,
+        accumulation=accumulation,
+        weight_decay=0.1,
+        beta2=0.9,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_worker import MICRO_BATCHES, STEPS, Network, data, schedule
+from engine_worker import MICRO_BATCHES, RENEW, STEPS, Network, data, schedule
 from repository import ENVIRONMENT
 from torch import nn
 
@@ -43,6 +43,7 @@ def peer(optimiser: str) -> dict:
     network.frozen.requires_grad_(False)
     named = {name: p for name, p in network.named_parameters() if p.requires_grad}
     matrices = {name: torch.zeros_like(p) for name, p in named.items() if optimiser == "muon" and p.ndim == 2}
+    directions: dict[str, torch.Tensor] = {}
     scales = {name: 0.5 if name.startswith("first.") else 1.0 for name in named}
     groups = [
         {"params": [p], "weight_decay": 0.1 if p.ndim > 1 else 0.0, "scale": scales[name]}
@@ -61,8 +62,9 @@ def peer(optimiser: str) -> dict:
         torch.nn.utils.clip_grad_norm_(named.values(), 1.0)
         for name, momentum in matrices.items():
             momentum.mul_(0.95).add_(0.05 * named[name].grad)
-            direction = muon_direction(0.95 * momentum + 0.05 * named[name].grad)
-            named[name].data.mul_(1 - 0.1 * scales[name] * lr).sub_(scales[name] * lr * direction)
+            if step % RENEW == 0:
+                directions[name] = muon_direction(0.95 * momentum + 0.05 * named[name].grad)
+            named[name].data.mul_(1 - 0.1 * scales[name] * lr).sub_(scales[name] * lr * directions[name])
         adam.step()
         network.zero_grad()
         losses.append(loss.item())

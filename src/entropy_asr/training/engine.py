@@ -73,7 +73,12 @@ class Engine:
         self.lr_scales = [scale for scale, _, _ in groups]
         optimiser = MuonAdamW(
             [
-                {"params": parameters, "weight_decay": decay, "matrices": [tuple(p.shape) for p in parameters] if muon else []}
+                {
+                    "params": parameters,
+                    "weight_decay": decay,
+                    "matrices": [tuple(p.shape) for p in parameters] if muon else [],
+                    "renew": schedule.muon_renew,
+                }
                 for (_, decay, muon), parameters in groups.items()
             ],
             lr=schedule.peak_lr,
@@ -103,7 +108,7 @@ class Engine:
         ):
             # What Adam makes at its first step. Made before, because DeepSpeed links parameters to these tensors after the
             # first parameter group has moved, when those of the other groups would not be there yet.
-            moments = ("exp_avg",) if muon else ("exp_avg", "exp_avg_sq")
+            moments = ("exp_avg", "direction") if muon else ("exp_avg", "exp_avg_sq")
             self.moments |= dict.fromkeys((names[p] for p in members), moments)
             state = {moment: torch.zeros_like(partition) for moment in moments}
             self.optimiser.optimizer.state[partition] = {"step": torch.tensor(0.0, device=partition.device), **state}

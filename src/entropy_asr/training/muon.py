@@ -54,6 +54,7 @@ class MuonAdamW(torch.optim.AdamW):
 
     ZeRO-2 gives each process an equal stretch of the group's flat tensor.  The momentum lies in such stretches (as `exp_avg`), so
     it is whole whatever the number of processes; each gathers it and makes the factors of the matrices that touch its stretch.
+    Every `renew` steps, that is: between them the matrices go on in the last `direction`, as momentum turns slowly.
     """
 
     MOMENTUM = 0.95
@@ -67,24 +68,27 @@ class MuonAdamW(torch.optim.AdamW):
 
     def _step_matrices(self, group: dict[str, Any]) -> None:
         (flat,) = group["params"]
-        self.state[flat]["step"] += 1
-        momentum = self.state[flat]["exp_avg"]
-        momentum.lerp_(flat.grad, 1 - self.MOMENTUM)
-        towards = torch.lerp(flat.grad, momentum, self.MOMENTUM)  # Nesterov
-        start, end = 0, len(flat)
+        state = self.state[flat]
+        state["exp_avg"].lerp_(flat.grad, 1 - self.MOMENTUM)
+        if int(state["step"]) % group["renew"] == 0:
+            towards = torch.lerp(flat.grad, state["exp_avg"], self.MOMENTUM)  # Nesterov
+            self._renew(state["direction"], towards, group["matrices"])
+        state["step"] += 1
+        flat.mul_(1 - group["lr"] * group["weight_decay"]).add_(state["direction"], alpha=-group["lr"])
+        flat.grad = None  # AdamW passes it by
+
+    @staticmethod
+    def _renew(direction: Tensor, towards: Tensor, shapes: list[tuple[int, int]]) -> None:
+        """Write this process's stretch of all directions."""
+        start, end = 0, len(direction)
         if distributed.world_size() > 1:
-            start, end = (len(flat) * (distributed.rank() + k) for k in (0, 1))
+            start, end = (len(direction) * (distributed.rank() + k) for k in (0, 1))
             towards = torch.cat(distributed.gather(towards))
-        mine, first, offset = [], 0, 0
-        for rows, columns in group["matrices"]:
+        offset = 0
+        for rows, columns in shapes:
             following = offset + rows * columns
             if offset < end and following > start:
-                first = first if mine else offset
-                mine.append(towards[offset:following].view(rows, columns))
+                first, last = max(offset, start), min(following, end)
+                whole = muon_direction(towards[offset:following].view(rows, columns)).flatten()
+                direction[first - start : last - start] = whole[first - offset : last - offset]
             offset = following
-        flat.mul_(1 - group["lr"] * group["weight_decay"])
-        if mine:
-            update = torch.cat([muon_direction(matrix).flatten() for matrix in mine])[max(0, start - first) : end - first]
-            moved = max(0, first - start)
-            flat[moved : moved + len(update)].add_(update, alpha=-group["lr"])
-        flat.grad = None  # AdamW passes it by
