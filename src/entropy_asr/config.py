@@ -480,6 +480,10 @@ class Resources(Section):
         "cuda", description="what a stage with GPUs computes on; a stage that finds no CUDA fails. cpu: only to try a cluster out"
     )
     cpus: PositiveInt = Field(1, description="CPU cores a node")
+    first_part_cpus: PositiveInt | None = Field(
+        None,
+        description="without GPUs: CPU cores of pretraining's first part, which nothing of an LLM can run beside; null: as the others",
+    )
     mem_mb: PositiveInt = Field(3000, description="memory a node, MB; half as much more at each new attempt ...")
     max_mem_mb: PositiveInt | None = Field(None, description="... up to this, the node's; null: never more than mem_mb")
     runtime: PositiveInt = Field(120, description="minutes; a stage that needs longer saves, ends and goes on in its next job")
@@ -489,6 +493,10 @@ class Resources(Section):
     stages: dict[ClusterStage, StageResources] = Field(
         default_factory=dict, description="what a stage needs that differs, by name of the stage"
     )
+
+    def pretrain_cpus(self, part: int) -> int:
+        """CPU cores a node of one part of pretraining."""
+        return self.of("pretrain").cpus if part or self.first_part_cpus is None else self.first_part_cpus
 
     def of(self, stage: ClusterStage) -> JobResources:
         """What one job of a stage asks for."""
@@ -506,6 +514,8 @@ class Resources(Section):
             asked = self.of(stage)
             if stage in ONE_PROCESS and (asked.nodes, asked.gpus_per_node) not in ((1, 0), (1, 1)):
                 raise ValueError(f"stages.{stage} runs in one process: nodes must be 1, gpus_per_node 0 or 1")
+        if self.first_part_cpus is not None and self.of("pretrain").gpus_per_node:
+            raise ValueError("first_part_cpus is for pretraining without GPUs: set stages.pretrain.cpus")
         if self.max_mem_mb is not None and self.max_mem_mb < self.mem_mb:
             raise ValueError(f"max_mem_mb {self.max_mem_mb} is below mem_mb {self.mem_mb}")
         return self

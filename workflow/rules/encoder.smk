@@ -23,6 +23,10 @@ def read_part(path):
     return json.loads(Path(path).read_text())
 
 
+def cpus_of_part(wildcards):
+    return CONFIG.resources.pretrain_cpus(int(wildcards.part))
+
+
 def final_encoder(seed, objective):
     return parts(seed, objective)[-1].replace("part.json", "encoder.safetensors")
 
@@ -50,9 +54,9 @@ checkpoint pretrain_part:
     benchmark:
         "results/benchmarks/pretrain/{objective}/seed-{seed}/part-{part}.tsv"
     priority: 10
-    threads: CONFIG.resources.cpus
+    threads: cpus_of_part
     resources:
-        **RESOURCES["pretrain"],
+        **(RESOURCES["pretrain"] | {"cpus_per_task": cpus_of_part}),
     shell:
         "{LAUNCH[pretrain]} entropy_asr.stages.pretrain --config {input.config} $(printf -- '--train %s ' {input.train})"
         " $(printf -- '--dev %s ' {input.dev}) --objective {wildcards.objective} --labels {input.labels} --stats {input.stats} --part {wildcards.part}"

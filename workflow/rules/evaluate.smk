@@ -2,8 +2,8 @@
 
 
 PEERS = CONFIG.peers
-# Peers and conditions wait for what pretraining starts from: its first part leaves a core of a small machine free, which alignment and
-# IA-SFT need later.
+# Peers and conditions wait for what pretraining starts from: its first part goes first, with all cores of a small machine if the
+# config says so; its later parts leave one of them free.
 LATER = ancient([*TRAINED_ON, *DEV, "results/features/stats.json"])
 
 
