@@ -53,7 +53,8 @@ checkpoint pretrain_part:
         "results/logs/pretrain/{objective}/seed-{seed}/part-{part}.log",
     benchmark:
         "results/benchmarks/pretrain/{objective}/seed-{seed}/part-{part}.tsv"
-    priority: 10
+    # All else waits for the only pretraining. Several would take all cores of a small machine, so the LLM side (12) goes before them.
+    priority: 14 if len(OBJECTIVES) * len(SEEDS) == 1 else 10
     threads: cpus_of_part
     resources:
         **(RESOURCES["pretrain"] | {"cpus_per_task": cpus_of_part}),

@@ -64,7 +64,7 @@ rule align:
         "results/logs/align/{arm}/seed-{seed}.log",
     benchmark:
         "results/benchmarks/align/{arm}/seed-{seed}.tsv"
-    priority: 12  # before pretraining: to run beside it, also where several kinds of it would take all cores
+    priority: 12  # pretraining: 14 or 10
     threads: CONFIG.resources.cpus
     resources:
         **RESOURCES["align"],
