@@ -1,5 +1,6 @@
 """Plans of a fresh checkout: every scale can be planned, a wrong config stops before any rule."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,19 @@ def test_the_encoder_of_a_peer_is_measured_where_the_config_says_so(tmp_path: Pa
     done = snakemake(tmp_path, "-n", name.format("whisper-base"), "--configfile", str(REPO / "config/mini.yaml"))
     assert done.returncode == 0, done.stderr
     assert "rule peer_encoder_metrics" in done.stdout and "rule peer_packaged" in done.stdout
+
+
+@pytest.mark.parametrize(("seeds", "priority"), [("[1]", "14"), ("[1, 2]", "10")])
+def test_the_first_part_has_both_cores_and_an_only_pretraining_goes_first(seeds: str, priority: str, tmp_path: Path) -> None:
+    target, config = "results/encoders/phoneme/seed-1/part-1/encoder.safetensors", str(REPO / "config/mini.yaml")
+    done = snakemake(tmp_path, "-n", target, "--configfile", config, "--config", f"seeds={seeds}")
+    assert done.returncode == 0, done.stderr
+    planned = re.findall(
+        r"^checkpoint pretrain_part:.*?part=(\d+)\n +priority: (\d+)(?:\n +threads: (\d+))?\n +resources: .*?cpus_per_task=(\d+)",
+        done.stdout,
+        re.MULTILINE | re.DOTALL,
+    )
+    assert sorted(planned) == [("0", priority, "2", "2"), ("1", priority, "", "1")]
 
 
 def test_a_wrong_key_stops_before_any_rule(tmp_path: Path) -> None:

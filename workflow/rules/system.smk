@@ -64,7 +64,7 @@ rule align:
         "results/logs/align/{arm}/seed-{seed}.log",
     benchmark:
         "results/benchmarks/align/{arm}/seed-{seed}.tsv"
-    priority: 12  # pretraining: 14 or 10
+    priority: 12  # after an only pretraining, before several: see pretrain_part
     threads: CONFIG.resources.cpus
     resources:
         **RESOURCES["align"],
