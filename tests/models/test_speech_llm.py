@@ -10,8 +10,8 @@ from transformers import LogitsProcessorList, Qwen3Config, Qwen3ForCausalLM
 from entropy_asr.config import Adaptor as AdaptorConfig
 from entropy_asr.config import Encoder
 from entropy_asr.models.adaptor import Adaptor
-from entropy_asr.models.attention import PACKED
 from entropy_asr.models.conformer import ConformerEncoder
+from entropy_asr.models.packed_attention import PACKED
 from entropy_asr.models.speech_llm import PromptIds, SpeechLLM, _OwnLimit
 from entropy_asr.training.engine import freeze
 

@@ -1,17 +1,19 @@
 """Models as files: one safetensors file, weights by name, the configuration as JSON in its header.
 
 A file is complete: `load_encoder(path)` and `load_system(folder)` need nothing else.  Weights that a model shares between two
-places (tied embeddings) are stored once.  A missing or a surplus weight is an error that names it.
+places (tied embeddings) are stored once.  A missing or a surplus weight is an error that names it.  transformers is imported
+where an LLM is: it takes seconds, and half of the jobs are an encoder's.
 """
+
+from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from entropy_asr.config import Adaptor as AdaptorConfig
 from entropy_asr.config import Encoder, Prompt
@@ -20,8 +22,12 @@ from entropy_asr.files import read_json
 from entropy_asr.models.adaptor import Adaptor
 from entropy_asr.models.conformer import ConformerEncoder
 from entropy_asr.models.ctc import CtcHead
-from entropy_asr.models.speech_llm import PromptIds, SpeechLLM
 from entropy_asr.training.engine import write_tensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from entropy_asr.models.speech_llm import SpeechLLM
 
 
 def _weights(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -97,6 +103,8 @@ def load_adaptor(path: Path) -> Adaptor:
 
 def load_llm(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The language model that `lm.json` names: the small one beside it, or a pretrained one (a folder as seen from there)."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     named = read_json(folder / "lm.json")
     source, revision = named["pretrained"] or ".", named["revision"] or "main"
     if (folder / source).is_dir():
@@ -125,6 +133,10 @@ def save_system(
 
 def load_system(folder: Path) -> tuple[SpeechLLM, PreTrainedTokenizerBase]:
     """A whole speech recogniser from the folder of a joint SFT, in evaluation mode."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from entropy_asr.models.speech_llm import PromptIds, SpeechLLM
+
     path = Path(folder) / "model.safetensors"
     header = read_header(path)
     tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer")

@@ -1,23 +1,17 @@
 """Attention: FlashAttention-2 where it is installed and can run, torch's scaled_dot_product_attention otherwise.
 
 One function for the encoder, one name for the LLM; `tests/models/test_attention.py` holds both ways equal.  FlashAttention
-takes the real frames of all utterances as one packed row, so padding costs nothing.  Without it, the LLM's packed row is
-attended to utterance by utterance: a mask over the whole row would make attention cost as the square of the batch.
+takes the real frames of all utterances as one packed row, so padding costs nothing.
 """
 
 import importlib.util
-from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
-PACKED = "packed_sdpa"
+PACKED = "packed_sdpa"  # `models.packed_attention`, which is no part of this module: an encoder needs no transformers
 
 
 @lru_cache(maxsize=1)
@@ -31,29 +25,6 @@ def flash_attention_installed() -> bool:
 def llm_attention(precision: str) -> str:
     """What transformers calls the attention of an LLM that computes in this precision, fp32 or bf16."""
     return "flash_attention_2" if flash_attention_installed() and precision == "bf16" else PACKED
-
-
-def _packed_sdpa(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    row_lens: Sequence[int] | None = None,
-    **options: Any,
-) -> tuple[Tensor, None]:
-    """Causal attention of a transformers LLM; within `row_lens` consecutive positions each where they are given, else by `mask`.
-
-    query: (N, H, L, head_dim); returns (N, L, H, head_dim). row_lens: sums to L.
-    """
-    if row_lens is None:
-        return sdpa_attention_forward(module, query, key, value, mask, **options)
-    rows = zip(*(x.split(list(row_lens), dim=2) for x in (query, key, value)), strict=True)
-    return torch.cat([sdpa_attention_forward(module, *row, None, **options)[0] for row in rows], dim=1), None
-
-
-AttentionInterface.register(PACKED, _packed_sdpa)
-AttentionMaskInterface.register(PACKED, sdpa_mask)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, real: Tensor | None, dropout: float = 0.0) -> Tensor:

@@ -16,8 +16,8 @@ from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, Pre
 
 from entropy_asr.config import Prompt
 from entropy_asr.models.adaptor import Adaptor
-from entropy_asr.models.attention import PACKED
 from entropy_asr.models.conformer import ConformerEncoder
+from entropy_asr.models.packed_attention import PACKED
 
 
 @dataclass(frozen=True)
