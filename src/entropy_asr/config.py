@@ -357,7 +357,7 @@ class Decode(Section):
     """Batched decoding."""
 
     max_duration: PositiveFloat = Field(120.0, description="audio a batch, seconds")
-    num_beams: PositiveInt = Field(1, description="1: greedy")
+    num_beams: PositiveInt = Field(1, description="of the LLM, and of an encoder's CTC; 1: greedy")
     no_repeat_ngram: int = Field(
         0,
         ge=0,

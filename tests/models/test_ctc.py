@@ -6,7 +6,7 @@ from itertools import groupby, product
 import pytest
 import torch
 
-from entropy_asr.models.ctc import EMBEDDING_SCALE, CtcHead, cr_ctc_loss, ctc_greedy, embedding_ctc, symmetric_kl
+from entropy_asr.models.ctc import EMBEDDING_SCALE, CtcHead, cr_ctc_loss, ctc_greedy, ctc_prefix_beam, embedding_ctc, symmetric_kl
 
 
 def log_probs(*shape: int) -> torch.Tensor:
@@ -59,6 +59,28 @@ def test_greedy_merges_repeats_and_drops_blanks() -> None:
     scores = torch.nn.functional.one_hot(path, 4).float().log()
     assert ctc_greedy(scores, torch.tensor([9])) == [[3, 3, 2, 1]]
     assert ctc_greedy(scores, torch.tensor([5])) == [[3, 3]]
+
+
+def test_prefix_beam_adds_the_paths_of_a_sequence() -> None:
+    # Silence is the best path, 0.6 * 0.6; but "1" has three: 0.4 * 0.6, 0.6 * 0.4 and 0.4 * 0.4.
+    frames = torch.tensor([[[0.6, 0.4], [0.6, 0.4], [0.0, 1.0]]]).log()
+    assert ctc_greedy(frames, torch.tensor([2])) == [[]]
+    assert ctc_prefix_beam(frames, torch.tensor([2]), beams=2) == [[1]]
+
+
+def test_a_wide_prefix_beam_finds_the_likeliest_sequence_of_all() -> None:
+    torch.manual_seed(3)
+    scores, lens = log_probs(20, 5, 3), torch.tensor([5, 4, 3, 5] * 5)
+    expected = []
+    for utterance, length in zip(scores, lens.tolist(), strict=True):
+        total: dict[tuple[int, ...], float] = {}
+        for path in product(range(3), repeat=length):
+            said = tuple(label for label, _ in groupby(path) if label != 0)
+            probability = math.exp(sum(utterance[t, label].item() for t, label in enumerate(path)))
+            total[said] = total.get(said, 0.0) + probability
+        expected.append(list(max(total, key=total.__getitem__)))
+    assert ctc_prefix_beam(scores, lens, beams=200) == expected
+    assert ctc_greedy(scores, lens) != expected
 
 
 def test_head_has_as_many_linear_layers_as_asked() -> None:

@@ -133,11 +133,16 @@ def test_the_other_kinds_learn_too_on_the_same_budget(job, tones: Path, tmp_path
     encoder, decoded = tmp_path / "character/encoder.safetensors", tmp_path / "hyps.jsonl"
     labels = load_ctc_head(encoder)[1]
     assert labels[:3] == ["<blk>", "<unk>", "<sos/eos>"] and "▁" in "".join(labels)
-    words = ["--config", job.sections("decode"), "--cuts", str(tones), "--encoder", str(encoder), "--out", str(decoded)]
-    assert CliRunner().invoke(decode_encoder.app, words, catch_exceptions=False).exit_code == 0
-    rows = [json.loads(line) for line in decoded.read_text().splitlines()]
-    assert {(row["language"], row["reference"]) for row in rows} == {("en", "tone")}  # text, not phonemes
-    assert set("".join(row["hypothesis"] for row in rows)) <= set("abch ")
+    sections = Path(job.sections("decode"))
+    for beams, search in ((1, "greedy"), (3, "prefix beam of 3")):
+        changed = json.loads(sections.read_text())
+        changed["decode"]["num_beams"] = beams
+        sections.write_text(json.dumps(changed))
+        words = ["--config", str(sections), "--cuts", str(tones), "--encoder", str(encoder), "--out", str(decoded)]
+        assert CliRunner().invoke(decode_encoder.app, words, catch_exceptions=False).exit_code == 0
+        rows = [json.loads(line) for line in decoded.read_text().splitlines()]
+        assert {(row["language"], row["reference"], row["decoding"]) for row in rows} == {("en", "tone", search)}  # text
+        assert set("".join(row["hypothesis"] for row in rows)) <= set("abch ")
 
 
 def test_more_text_units_than_frames_are_refused_before_training(tones: Path) -> None:

@@ -1,6 +1,6 @@
-"""What a pretrained encoder hears: greedy CTC phonemes of a test set, or text from one that was pretrained on characters.
+"""What a pretrained encoder hears: CTC phonemes of a test set, or text from one that was pretrained on characters.
 
-The format is that of `decode`.
+The format is that of `decode`, and so are the beams: one is greedy, more are prefix beam search.
 
     python -m entropy_asr.evaluation.decode_encoder --config results/config/decode.json --cuts … \
         --encoder results/encoders/phoneme/seed-1/part-3/encoder.safetensors --out hyps.jsonl
@@ -31,7 +31,7 @@ def main(
     from entropy_asr.config_files import load_stage
     from entropy_asr.files import write_jsonl
     from entropy_asr.models.artifacts import load_ctc_head, load_encoder, read_header
-    from entropy_asr.models.ctc import ctc_greedy
+    from entropy_asr.models.ctc import ctc_greedy, ctc_prefix_beam
     from entropy_asr.text.units import join_units
     from entropy_asr.training.distributed import choose_device
 
@@ -41,12 +41,14 @@ def main(
     head, labels = load_ctc_head(encoder)
     phonemes = read_header(encoder)["objective"] == "phoneme"
     head.to(device).eval()
+    beams = settings.decode.num_beams
     rows = []
     for batch, features, lens in evaluation_batches(read_cuts([cuts]), settings.features, settings.decode.max_duration):
         begun = time.perf_counter()
         with torch.inference_mode():
             encoder_out, encoder_out_lens = conformer(features.to(device), lens.to(device))
-            paths = ctc_greedy(head(encoder_out), encoder_out_lens)
+            log_probs = head(encoder_out)
+            paths = ctc_greedy(log_probs, encoder_out_lens) if beams == 1 else ctc_prefix_beam(log_probs, encoder_out_lens, beams)
         seconds = (time.perf_counter() - begun) / sum(cut.duration for cut in batch)
         for cut, ids in zip(batch, paths, strict=True):
             said, heard = cut.supervisions[0], [labels[i] for i in ids]
@@ -59,7 +61,7 @@ def main(
                     "reference": " ".join(said.custom["phonemes"]) if phonemes else said.text,
                     "hypothesis": " ".join(heard) if phonemes else join_units(heard),
                     "duration": round(cut.duration, 3),
-                    "decoding": "greedy",
+                    "decoding": "greedy" if beams == 1 else f"prefix beam of {beams}",
                     "decode_seconds": round(seconds * cut.duration, 4),
                 }
             )

@@ -7,6 +7,7 @@ Everything is summed over real frames and divided by the number of real frames o
 `embedding_ctc` is alignment's: CTC without a head, on embeddings that exist.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -101,3 +102,40 @@ def ctc_greedy(log_probs: Tensor, lens: Tensor) -> list[list[int]]:
         path = torch.unique_consecutive(path[:length])
         decoded.append(path[path != BLANK_ID].tolist())
     return decoded
+
+
+@torch.no_grad()
+def ctc_prefix_beam(log_probs: Tensor, lens: Tensor, beams: int) -> list[list[int]]:
+    """Prefix beam search (Hannun et al., 2014, arXiv 1408.2873; no language model): the likeliest labels, not the best path.
+
+    A label sequence has as many paths as ways to fill the frames, and greedy takes the best one's; here the paths of a
+    sequence count together.  Each frame extends `beams` sequences by its `beams` likeliest labels.
+
+    Args:
+        log_probs: (N, T, V); lens: (N,).
+    """
+    decoded = []
+    for rows, length in zip(log_probs.double().cpu(), lens.tolist(), strict=True):
+        likeliest = rows.topk(min(beams + 1, rows.size(1)), dim=1).indices.tolist()  # the blank may be one of them
+        heard: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}  # of the paths that end in blank, and not
+        for frame, labels in zip(rows[:length].tolist(), likeliest, strict=False):
+            longer: dict[tuple[int, ...], tuple[float, float]] = {}
+            for prefix, (blank, label) in heard.items():
+                either = _add_logs(blank, label)
+                old = longer.get(prefix, (-math.inf, -math.inf))
+                again = label + frame[prefix[-1]] if prefix else -math.inf
+                longer[prefix] = _add_logs(old[0], either + frame[BLANK_ID]), _add_logs(old[1], again)
+                for new in labels:
+                    if new != BLANK_ID:
+                        before = blank if prefix and prefix[-1] == new else either
+                        old = longer.get((*prefix, new), (-math.inf, -math.inf))
+                        longer[*prefix, new] = old[0], _add_logs(old[1], before + frame[new])
+            heard = dict(sorted(longer.items(), key=lambda item: _add_logs(*item[1]), reverse=True)[:beams])
+        decoded.append(list(max(heard, key=lambda prefix: _add_logs(*heard[prefix]))))
+    return decoded
+
+
+def _add_logs(first: float, second: float) -> float:
+    """log(exp(first) + exp(second))."""
+    low, high = sorted((first, second))
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))

@@ -61,7 +61,7 @@ def publish(results: Path, folder: Path, command: str) -> None:
         "|" + "---|" * len(COLUMNS),
         *("| " + " | ".join(row[column] for column in COLUMNS) + " |" for row in rows),
         "",
-        "Row `encoder` is the pretrained encoder alone: phoneme error rate of its greedy CTC path. Rows without a step of ours, "
+        "Row `encoder` is the pretrained encoder alone: phoneme error rate of its CTC. Rows without a step of ours, "
         "such as whisper-base, are peers, measured on the same audio. Intervals: bootstrap over utterances; p: paired bootstrap, "
         "Holm (docs/evaluation.md).",
         "",
