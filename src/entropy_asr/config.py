@@ -358,6 +358,10 @@ class Decode(Section):
 
     max_duration: PositiveFloat = Field(120.0, description="audio a batch, seconds")
     num_beams: PositiveInt = Field(1, description="of the LLM, and of an encoder's CTC; 1: greedy")
+    blank_penalty: NonNegativeFloat = Field(
+        0.0,
+        description="nats off the blank in an encoder's CTC: one that leaves out more phonemes than it invents; tune it on dev",
+    )
     no_repeat_ngram: int = Field(
         0,
         ge=0,

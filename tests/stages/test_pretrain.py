@@ -134,15 +134,17 @@ def test_the_other_kinds_learn_too_on_the_same_budget(job, tones: Path, tmp_path
     labels = load_ctc_head(encoder)[1]
     assert labels[:3] == ["<blk>", "<unk>", "<sos/eos>"] and "▁" in "".join(labels)
     sections = Path(job.sections("decode"))
-    for beams, search in ((1, "greedy"), (3, "prefix beam of 3")):
+    searches = {(1, 0.0): "greedy", (3, 0.25): "prefix beam of 3, blank penalty 0.25", (1, 100.0): "greedy, blank penalty 100"}
+    for (beams, penalty), search in searches.items():
         changed = json.loads(sections.read_text())
-        changed["decode"]["num_beams"] = beams
+        changed["decode"] |= {"num_beams": beams, "blank_penalty": penalty}
         sections.write_text(json.dumps(changed))
         words = ["--config", str(sections), "--cuts", str(tones), "--encoder", str(encoder), "--out", str(decoded)]
         assert CliRunner().invoke(decode_encoder.app, words, catch_exceptions=False).exit_code == 0
         rows = [json.loads(line) for line in decoded.read_text().splitlines()]
         assert {(row["language"], row["reference"], row["decoding"]) for row in rows} == {("en", "tone", search)}  # text
         assert set("".join(row["hypothesis"] for row in rows)) <= set("abch ")
+        assert penalty < 100 or all(row["hypothesis"] for row in rows)  # no frame is a blank
 
 
 def test_more_text_units_than_frames_are_refused_before_training(tones: Path) -> None:

@@ -31,7 +31,8 @@ def test_what_ships_can_be_made_again(target: str, rule: str, tmp_path: Path) ->
 
 def test_the_encoder_of_a_peer_is_measured_where_the_config_says_so(tmp_path: Path) -> None:
     name = "results/metrics/encoder/peers/{}.json"
-    done = snakemake(tmp_path, "-n", name.format("whisper-base"), "--configfile", str(REPO / "config/mini.yaml"))
+    configs = [str(REPO / f"config/{name}.yaml") for name in ("mini", "peers")]
+    done = snakemake(tmp_path, "-n", name.format("whisper-base"), "--configfile", *configs)
     assert done.returncode == 0, done.stderr
     assert "rule peer_encoder_metrics" in done.stdout and "rule peer_packaged" in done.stdout
 

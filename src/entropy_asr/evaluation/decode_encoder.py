@@ -31,7 +31,7 @@ def main(
     from entropy_asr.config_files import load_stage
     from entropy_asr.files import write_jsonl
     from entropy_asr.models.artifacts import load_ctc_head, load_encoder, read_header
-    from entropy_asr.models.ctc import ctc_greedy, ctc_prefix_beam
+    from entropy_asr.models.ctc import BLANK_ID, ctc_greedy, ctc_prefix_beam
     from entropy_asr.text.units import join_units
     from entropy_asr.training.distributed import choose_device
 
@@ -41,13 +41,17 @@ def main(
     head, labels = load_ctc_head(encoder)
     phonemes = read_header(encoder)["objective"] == "phoneme"
     head.to(device).eval()
-    beams = settings.decode.num_beams
+    beams, penalty = settings.decode.num_beams, settings.decode.blank_penalty
+    search = "greedy" if beams == 1 else f"prefix beam of {beams}"
+    if penalty:
+        search += f", blank penalty {penalty:g}"
     rows = []
     for batch, features, lens in evaluation_batches(read_cuts([cuts]), settings.features, settings.decode.max_duration):
         begun = time.perf_counter()
         with torch.inference_mode():
             encoder_out, encoder_out_lens = conformer(features.to(device), lens.to(device))
             log_probs = head(encoder_out)
+            log_probs[..., BLANK_ID] -= penalty
             paths = ctc_greedy(log_probs, encoder_out_lens) if beams == 1 else ctc_prefix_beam(log_probs, encoder_out_lens, beams)
         seconds = (time.perf_counter() - begun) / sum(cut.duration for cut in batch)
         for cut, ids in zip(batch, paths, strict=True):
@@ -61,7 +65,7 @@ def main(
                     "reference": " ".join(said.custom["phonemes"]) if phonemes else said.text,
                     "hypothesis": " ".join(heard) if phonemes else join_units(heard),
                     "duration": round(cut.duration, 3),
-                    "decoding": "greedy" if beams == 1 else f"prefix beam of {beams}",
+                    "decoding": search,
                     "decode_seconds": round(seconds * cut.duration, 4),
                 }
             )
