@@ -10,6 +10,7 @@ Everything is summed over real frames and divided by the number of real frames o
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -116,26 +117,21 @@ def ctc_prefix_beam(log_probs: Tensor, lens: Tensor, beams: int) -> list[list[in
     """
     decoded = []
     for rows, length in zip(log_probs.double().cpu(), lens.tolist(), strict=True):
+        rows = rows[:length]
         likeliest = rows.topk(min(beams + 1, rows.size(1)), dim=1).indices.tolist()  # the blank may be one of them
         heard: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}  # of the paths that end in blank, and not
-        for frame, labels in zip(rows[:length].tolist(), likeliest, strict=False):
+        for frame, labels in zip(rows.tolist(), likeliest, strict=True):
             longer: dict[tuple[int, ...], tuple[float, float]] = {}
             for prefix, (blank, label) in heard.items():
-                either = _add_logs(blank, label)
+                either = np.logaddexp(blank, label)
                 old = longer.get(prefix, (-math.inf, -math.inf))
                 again = label + frame[prefix[-1]] if prefix else -math.inf
-                longer[prefix] = _add_logs(old[0], either + frame[BLANK_ID]), _add_logs(old[1], again)
+                longer[prefix] = np.logaddexp(old[0], either + frame[BLANK_ID]), np.logaddexp(old[1], again)
                 for new in labels:
                     if new != BLANK_ID:
                         before = blank if prefix and prefix[-1] == new else either
                         old = longer.get((*prefix, new), (-math.inf, -math.inf))
-                        longer[*prefix, new] = old[0], _add_logs(old[1], before + frame[new])
-            heard = dict(sorted(longer.items(), key=lambda item: _add_logs(*item[1]), reverse=True)[:beams])
-        decoded.append(list(max(heard, key=lambda prefix: _add_logs(*heard[prefix]))))
+                        longer[*prefix, new] = old[0], np.logaddexp(old[1], before + frame[new])
+            heard = dict(sorted(longer.items(), key=lambda item: np.logaddexp(*item[1]), reverse=True)[:beams])
+        decoded.append(list(max(heard, key=lambda prefix: np.logaddexp(*heard[prefix]))))
     return decoded
-
-
-def _add_logs(first: float, second: float) -> float:
-    """log(exp(first) + exp(second))."""
-    low, high = sorted((first, second))
-    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
