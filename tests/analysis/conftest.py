@@ -31,7 +31,9 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
         soundfile.write(path, samples.astype(np.float32), 16000)
         recording = Recording.from_file(path)
         text = (" " if language == "en" else "").join(words)
-        custom = {"normalized": text, "phonemes": phonemize(text, language).phonemes, "corpus_kind": "synthetic"}
+        spoken = phonemize(text, language)
+        custom = {"normalized": text, "phonemes": spoken.phonemes, "corpus_kind": "synthetic"}
+        custom["words"] = [[word, len(phonemes)] for word, phonemes in spoken.words]
         said = {"text": text, "language": language, "speaker": "s", "custom": custom}
         supervision = SupervisionSegment(path.stem, path.stem, 0.0, recording.duration, **said)
         cuts.append(MonoCut(path.stem, 0.0, recording.duration, 0, supervisions=[supervision], recording=recording))

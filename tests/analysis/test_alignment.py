@@ -81,14 +81,14 @@ def test_frames_get_the_phoneme_of_their_time_whatever_the_rate() -> None:
 
 def test_units_are_characters_and_words_with_their_own_phonemes() -> None:
     phonemes = phonemize("播放 hello", "mixed").phonemes
-    units = units_of("播放 hello", "mixed", phonemes)
+    units = units_of("a", {"phonemes": phonemes, "words": [["播", 2], ["放", 2], ["、", 0], ["hello", 4]]})
     assert [(u.text, u.language, phonemes[u.first : u.last + 1]) for u in units] == [
         ("播", "zh", ["b", "o1"]),
         ("放", "zh", ["f", "ang4"]),
         ("hello", "en", ["HH", "AH", "L", "OW"]),
     ]
-    with pytest.raises(InputError, match="not those of the manifest"):
-        units_of("hello", "en", ["B"])
+    with pytest.raises(InputError, match="utterance a: its words are not those of its phonemes; make the manifests again"):
+        units_of("a", {"phonemes": ["B"], "words": [["hello", 4]]})
 
 
 @pytest.mark.parametrize("facts", [{"objective": "character", "labels": ["<blk>", "a"]}, {"objective": "attention"}])

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from test_trigrams import write_model, write_sphinx
 
-from entropy_asr.corpora.embedded import compare, grammar, intelligibility, lm_text, opus, pack, sentences, tables
+from entropy_asr.corpora.embedded import compare, grammar, intelligibility, lm_text, opus, pack, pronounce, sentences, tables
 from entropy_asr.files import read_jsonl, write_jsonl
+from entropy_asr.text.normalize import normalize
+from entropy_asr.text.phonemes import as_said, phonemize, readings
 from entropy_asr.text.scripts import has_hanzi
 
 DATA = Path(__file__).parents[2] / "data" / "embedded"
@@ -226,6 +228,44 @@ def test_lm_text_takes_words_from_the_dictionaries_and_nothing_that_is_read(tmp_
     assert lines == lm_text.lm_text(plan, tmp_path, 0)
 
 
+@pytest.mark.parametrize(
+    ("text", "ipa", "expected"),
+    [
+        ("to play", "tə plˈeɪ.", "T AH | P L EY"),
+        ("read to me", "ɹˈiːd tə mˌiː.", "R IY D | T AH | M IY"),
+        ("i have read it", "aɪ hɐv ɹˈɛd ɪt.", "AY | HH AE V | R EH D | IH T"),  # HH AH V is in no dictionary
+        ("thirty", "θˈɜːɾi.", "TH ER D IY"),
+        ("thirty", "θˈɜːti.", "TH ER T IY"),
+        (
+            "the last",
+            "ðə lˈɑːst.",
+            "DH AH | L AE S T",
+        ),  # no other reading than L AE S (T): an accent's vowels are not the dictionary's
+    ],
+)
+def test_of_the_dictionarys_pronunciations_the_one_that_was_said_is_taken(text, ipa, expected):
+    chosen = pronounce.nearest(phonemize(text, "en").words, pronounce.arpabet(ipa))
+    assert " | ".join(map(" ".join, chosen)) == expected
+
+
+def test_a_symbol_without_a_phone_is_an_error():
+    assert pronounce.arpabet("ðɛɹ, ˈaɪəɹz?") == ["DH", "EH", "R", "AY", "ER", "R", "Z"]
+    with pytest.raises(ValueError, match=r"no ARPAbet phone for \['ɬ'\]"):
+        pronounce.arpabet("ɬa")
+
+
+def test_committed_phonemes_are_the_dictionarys(utterances):
+    said = [u for u in utterances if "phonemes" in u]
+    assert {u["id"] for u in said} == {u["id"] for u in utterances if u["language"] == "en"}
+    first, others = 0, 0
+    for u in said:
+        by_text = phonemize(normalize(u["text"], "en"), "en")
+        for (word, plain), (_, phonemes) in zip(by_text.words, as_said(by_text, u["phonemes"]).words, strict=True):
+            assert phonemes == plain or tuple(phonemes) in readings()[word], (u["id"], word)
+            first, others = first + (phonemes == plain), others + (phonemes != plain)
+    assert 0.05 < others / (first + others) < 0.15
+
+
 def test_pack_drops_what_was_not_understood_and_compare_sees_a_changed_text(tmp_path):
     plan = [
         {"id": f"en-test-000{i}", "split": "test", "language": "en", "speaker": "af_nova", "domain": "media"}
@@ -243,12 +283,14 @@ def test_pack_drops_what_was_not_understood_and_compare_sees_a_changed_text(tmp_
     (tmp_path / "opus").mkdir()
     for utterance in plan[:2]:
         (tmp_path / "opus" / f"{utterance['id']}.opus").write_bytes(opus.encode(np.zeros(16_000, np.float32)))
+    write_jsonl(tmp_path / "phonemes.jsonl", [{"id": "en-test-0000", "phonemes": "P L EY | S AO NG | W AH N"}])
     write_jsonl(tmp_path / "lm.jsonl.gz", [])
     for name in ("a", "b"):
         pack.pack(
             tmp_path / "plan.jsonl",
             tmp_path / "opus",
             tmp_path / "asr.jsonl",
+            tmp_path / "phonemes.jsonl",
             tmp_path / "lm.jsonl.gz",
             tmp_path / name,
         )
@@ -257,8 +299,11 @@ def test_pack_drops_what_was_not_understood_and_compare_sees_a_changed_text(tmp_
         assert archive.getnames() == ["en-test-0000.opus"]
     assert compare.compare(tmp_path / "a", tmp_path / "b")[0] == []
     listing = tmp_path / "b" / "utterances.jsonl"
-    listing.write_text(listing.read_text().replace("play song one", "play song nine"))
-    assert compare.compare(tmp_path / "a", tmp_path / "b")[0] == ["en-test-0000"]
+    whole = listing.read_text()
+    for old, new in (("play song one", "play song nine"), ("W AH N", "AH N")):
+        assert old in whole
+        listing.write_text(whole.replace(old, new))
+        assert compare.compare(tmp_path / "a", tmp_path / "b")[0] == ["en-test-0000"]
 
 
 def test_pack_leaves_out_what_makes_a_split_too_long(tmp_path, monkeypatch):
@@ -272,5 +317,5 @@ def test_pack_leaves_out_what_makes_a_split_too_long(tmp_path, monkeypatch):
     (tmp_path / "opus").mkdir()
     for utterance in plan:
         (tmp_path / "opus" / f"{utterance['id']}.opus").write_bytes(opus.encode(np.zeros(16_000, np.float32)))
-    pack.pack(tmp_path / "plan.jsonl", tmp_path / "opus", None, tmp_path / "lm.jsonl.gz", tmp_path / "out")
+    pack.pack(tmp_path / "plan.jsonl", tmp_path / "opus", None, None, tmp_path / "lm.jsonl.gz", tmp_path / "out")
     assert [row["id"] for row in read_jsonl(tmp_path / "out" / "utterances.jsonl")] == ["en-test-0000", "en-test-0001"]

@@ -139,6 +139,18 @@ def test_jsonl_corpus_with_segments_of_a_long_recording(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first.load_audio()[0], whole[round(1.5 * RATE) : round(3.75 * RATE)])
 
 
+def test_phonemes_of_the_corpus_go_before_the_dictionarys(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(3), RATE)
+    said = {"text": "I read 2 books, 李薇", "phonemes": "AY | R IY D | T UW | B UH K S | l i3 | uei1"}
+    row = {"id": "a", "audio": "a.wav", "language": "mixed"}
+    write_jsonl(tmp_path / "train.jsonl", [row | said, row | {"id": "b", "text": said["text"]}])
+    make_manifests(Quality(), Kind.jsonl, tmp_path, ["train"], tmp_path / "out")
+    given, derived = (cut.supervisions[0].custom for cut in CutSet.from_file(tmp_path / "out/train.jsonl.gz"))
+    assert given["phonemes"] == ["AY", "R", "IY", "D", "T", "UW", "B", "UH", "K", "S", "l", "i3", "uei1"]
+    assert derived["phonemes"] == ["AY", "R", "EH", "D", "T", "UW", "B", "UH", "K", "S", "l", "i3", "uei1"]
+    assert given["words"] == derived["words"] == [["i", 1], ["read", 3], ["two", 2], ["books", 4], ["李", 2], ["薇", 1]]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -59,6 +59,11 @@ AUDIO_FAULTS: dict[str, tuple[Callable[[Path], None], dict, str]] = {
         "too_short_for_ctc",
     ),
 }
+PHONEME_FAULTS = {
+    "HH AH L OW": "phonemes of 1 words in 'HH AH L OW', expected of 2: hello | there",
+    "HH AH L OW | DH EH1 R": "EH1: no phoneme of the inventory",
+    "HH AH L OW | <blk>": "<blk>: no phoneme of the inventory",
+}
 TEXT_FAULTS = {"": "empty_transcript", " \u200b…！": "empty_transcript", "うた": "no_pronunciation"}
 
 
@@ -91,6 +96,15 @@ def test_bad_text_is_listed_with_its_reason(text: str, tmp_path: Path) -> None:
     make(tmp_path, "train", [{}, {"text": text}])
     make_manifests(LENIENT, Kind.jsonl, tmp_path, ["train"], tmp_path / "out")
     assert reasons(tmp_path / "out", "train") == {"train-1": TEXT_FAULTS[text]}
+
+
+@pytest.mark.parametrize("phonemes", PHONEME_FAULTS)
+def test_phonemes_of_the_corpus_that_cannot_be_are_listed(phonemes: str, tmp_path: Path) -> None:
+    make(tmp_path, "train", [{}, {"text": "hello there", "phonemes": phonemes}])
+    make_manifests(LENIENT, Kind.jsonl, tmp_path, ["train"], tmp_path / "out")
+    (entry,) = read_jsonl(tmp_path / "out/train.excluded.jsonl")
+    assert (entry["id"], entry["reason"]) == ("train-1", "wrong_phonemes")
+    assert entry["detail"].startswith(PHONEME_FAULTS[phonemes])
 
 
 def test_repeated_id(tmp_path: Path) -> None:

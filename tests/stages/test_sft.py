@@ -1,19 +1,22 @@
 """Losses of alignment and SFT: CTC adds to the transcript's, moves the adaptor alone, and expects nothing of silence."""
 
+from pathlib import Path
+
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from entropy_asr.audio.batches import Batch, Position
+from entropy_asr.audio.batches import Batch, Position, read_cuts
 from entropy_asr.config import Adaptor as AdaptorConfig
 from entropy_asr.config import Encoder
 from entropy_asr.models.adaptor import Adaptor
 from entropy_asr.models.conformer import ConformerEncoder
 from entropy_asr.models.ctc import EMBEDDING_SCALE
 from entropy_asr.models.speech_llm import PromptIds, SpeechLLM
-from entropy_asr.stages.sft import AlignmentLoss, TranscriptLoss, data_seed
+from entropy_asr.stages.sft import AlignmentLoss, TranscriptLoss, data_seed, pronunciations
 from entropy_asr.training.engine import freeze
 
+LM = Path(__file__).parents[2] / "data" / "lm"
 SPOKEN = {"a": [30, 31, 30], "b": [33]}
 BLANK = 40
 
@@ -55,6 +58,15 @@ def test_of_audio_without_speech_blanks_alone_are_expected(system: SpeechLLM) ->
         logits = EMBEDDING_SCALE * vectors @ units.T
         expected -= logits.log_softmax(-1)[:, 0].sum().item()
     assert AlignmentLoss(system, 1.0, SPOKEN, BLANK)(silent)[1]["pronunciation_ctc"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_alignment_expects_the_manifests_phonemes(tones: Path) -> None:
+    cuts = read_cuts([tones])  # their text, "aa b", is read otherwise by the dictionary
+    tokenizer = AutoTokenizer.from_pretrained(LM)
+    expected = pronunciations(cuts, tokenizer)
+    assert len(expected) == len(cuts)
+    for name, tokens in expected.items():
+        assert tokenizer.decode(tokens).split() == cuts[name].supervisions[0].custom["phonemes"]
 
 
 def test_no_two_stages_meet_the_data_in_one_order() -> None:

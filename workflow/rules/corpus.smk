@@ -91,12 +91,25 @@ rule corpus_intelligibility:
         " --assets {params.assets} --output {output} 2>&1 | tee {log}"
 
 
+rule corpus_pronounce:
+    # English as the voices were told to say it: the nearest of the dictionary's pronunciations.
+    input:
+        plan=rules.corpus_plan.output,
+    output:
+        f"{SCRATCH}/phonemes.jsonl",
+    log:
+        "results/logs/corpus_pronounce.log",
+    shell:
+        "python -m entropy_asr.corpora.embedded.pronounce --plan {input.plan} --output {output} 2>&1 | tee {log}"
+
+
 rule corpus_pack:
     # The committed form: archives, listings, hashes.
     input:
         plan=rules.corpus_plan.output,
         audio=rules.corpus_synthesize.output,
         asr=rules.corpus_intelligibility.output,
+        phonemes=rules.corpus_pronounce.output,
         lm_text=rules.corpus_lm_text.output,
     output:
         sums=f"{SCRATCH}/data/SHA256SUMS",
@@ -106,12 +119,12 @@ rule corpus_pack:
     log:
         "results/logs/corpus_pack.log",
     shell:
-        "python -m entropy_asr.corpora.embedded.pack --plan {input.plan} --opus {params.opus} --asr {input.asr}"
+        "python -m entropy_asr.corpora.embedded.pack --plan {input.plan} --opus {params.opus} --asr {input.asr} --phonemes {input.phonemes}"
         " --lm-text {input.lm_text} --output $(dirname {output.sums}) 2>&1 | tee {log}"
 
 
 rule corpus_compare:
-    # Texts and speakers follow from the seed: they must be the committed ones.
+    # Texts, speakers and phonemes follow from the seed: they must be the committed ones.
     input:
         made=rules.corpus_pack.output.listing,
         committed=in_repo("data/embedded/utterances.jsonl"),

@@ -155,19 +155,22 @@ def read_alignments(path: Path) -> dict[str, Alignment]:
     return found
 
 
-def units_of(text: str, language: str, phonemes: list[str]) -> list[Unit]:
-    """Characters and words of a normalised text with the phonemes that are theirs; what is not pronounced is left out."""
-    from entropy_asr.text.phonemes import phonemize
+def units_of(name: str, custom: dict[str, Any]) -> list[Unit]:
+    """Characters and words of a manifest's utterance with the phonemes that are theirs; what is not pronounced is left out.
+
+    Raises:
+        InputError: the manifest does not say whose its phonemes are.
+    """
     from entropy_asr.text.scripts import has_hanzi
 
-    spoken = phonemize(text, language)
-    if spoken.phonemes != phonemes:
-        raise InputError(f"phonemes of {text!r} are not those of the manifest; make the manifests again")
+    words = custom.get("words", [])
+    if sum(count for _, count in words) != len(custom["phonemes"]):
+        raise InputError(f"utterance {name}: its words are not those of its phonemes; make the manifests again")
     units, place = [], 0
-    for word, sounds in spoken.words:
-        if sounds:
-            units.append(Unit(word, place, place + len(sounds) - 1, "zh" if has_hanzi(word) else "en"))
-        place += len(sounds)
+    for word, count in words:
+        if count:
+            units.append(Unit(word, place, place + count - 1, "zh" if has_hanzi(word) else "en"))
+        place += count
     return units
 
 
@@ -200,7 +203,7 @@ def align(cuts: list, encoder: Path, features, min_score: float, max_duration: f
                 continue
             starts, ends = zip(*borders(path.states, features.frame_shift, cut.duration), strict=True)
             phonemes = supervision.custom["phonemes"]
-            units = units_of(supervision.custom["normalized"], supervision.language, phonemes)
+            units = units_of(cut.id, supervision.custom)
             aligned.append(Alignment(cut.id, phonemes, list(starts), list(ends), units, score))
             _measure_levels(aligned[-1], mel, cut.duration, features.frame_shift, levels)
     aligned.sort(key=lambda item: item.id)

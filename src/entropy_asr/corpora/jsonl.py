@@ -4,7 +4,7 @@ One file a split, ``<corpus>/<split>.jsonl`` (or ``.jsonl.gz``), one utterance a
 
     {"id": "bac009s0002w0122", "audio": "wav/S0002/bac009s0002w0122.wav", "text": "而对楼市成交抑制作用最大的限购", "language": "zh"}
 
-Optional keys: ``speaker``, ``domain``, ``offset`` and ``duration`` (seconds, for a stretch of a long recording). Audio
+Optional keys: ``speaker``, ``domain``, ``phonemes`` (of each word, `` | `` between words), ``offset`` and ``duration`` (seconds, for a stretch of a long recording). Audio
 paths are relative to the file that names them; any format that libsndfile reads, any sampling rate, first channel.
 """  # noqa: E501
 
@@ -19,7 +19,7 @@ from entropy_asr.errors import InputError
 from entropy_asr.files import read_jsonl
 
 _REQUIRED = {"id": str, "audio": str, "text": str, "language": str}
-_OPTIONAL = {"speaker": str, "domain": str, "offset": (int, float), "duration": (int, float)}
+_OPTIONAL = {"speaker": str, "domain": str, "phonemes": str, "offset": (int, float), "duration": (int, float)}
 _LANGUAGES = ("en", "zh", "mixed")
 
 

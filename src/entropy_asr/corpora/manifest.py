@@ -6,7 +6,8 @@
 For each split: ``<split>.jsonl.gz`` (cuts), ``<split>.quality.json`` (report), ``<split>.excluded.jsonl`` (what was
 left out and why). A cut has one recording, whose path is as the corpus was named on the command line (relative stays
 relative to the working directory), and one supervision: ``text`` as written, ``language``, ``speaker``, and in
-``custom`` the ``normalized`` text, its ``phonemes``, the ``domain`` and the ``corpus_kind`` (synthetic or recorded).
+``custom`` the ``normalized`` text, its ``phonemes`` (the corpus's own where it gives them, else the dictionaries'), its
+``words`` with how many of these are theirs, the ``domain`` and the ``corpus_kind`` (synthetic or recorded).
 All splits of a corpus are made in one call, because sentences of test splits are taken out of training.
 """
 
@@ -121,6 +122,7 @@ def make_cut(item: Accepted, corpus_kind: str) -> MonoCut:
         custom={
             "normalized": item.normalized,
             "phonemes": item.pronunciation.phonemes,
+            "words": [[word, len(phonemes)] for word, phonemes in item.pronunciation.words],
             "domain": utterance.domain,
             "corpus_kind": corpus_kind,
         },

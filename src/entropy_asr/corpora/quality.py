@@ -11,6 +11,7 @@ Reasons, in the order in which they are looked for:
 ``empty_transcript``        nothing is left of the text after normalisation
 ``duplicate_across_splits`` the sentence is also in a split held out for testing (or development, for training)
 ``no_pronunciation``        no word of it has phonemes
+``wrong_phonemes``          the phonemes that the corpus gives are not in the inventory, or of more or fewer words
 ``missing_audio``           no such file
 ``unreadable_audio``        libsndfile cannot decode it
 ``segment_outside_audio``   the file ends before the utterance does (also: a file that was cut off)
@@ -33,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 from entropy_asr.corpora.utterance import Utterance
 from entropy_asr.errors import InputError
 from entropy_asr.text.normalize import NORMALIZER_VERSION, normalize
-from entropy_asr.text.phonemes import PHONEMES_VERSION, Pronunciation, phonemize
+from entropy_asr.text.phonemes import PHONEMES_VERSION, Pronunciation, as_said, phonemize
 
 if TYPE_CHECKING:
     from entropy_asr.config import Quality
@@ -110,6 +111,11 @@ def check(utterance: Utterance, quality: Quality) -> Accepted | Excluded:
     pronunciation = phonemize(normalized, utterance.language)
     if not pronunciation.phonemes:
         return excluded("no_pronunciation", f"no phonemes for {normalized!r}")
+    if utterance.phonemes is not None:
+        try:
+            pronunciation = as_said(pronunciation, utterance.phonemes)
+        except InputError as error:
+            return excluded("wrong_phonemes", str(error))
     found = _check_audio(utterance, quality)
     if isinstance(found, Excluded):
         return found

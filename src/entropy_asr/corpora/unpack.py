@@ -32,7 +32,7 @@ LISTING = "utterances.jsonl"
 _PREFIX = {"en": "en", "zh": "zh", "mixed": "cs"}
 _NUMBER = (int, float)
 _REQUIRED = {"id": str, "split": str, "language": str, "speaker": str, "text": str, "duration": _NUMBER}
-_OPTIONAL = {"domain": str, "sha256": str, "asr_text": str, "asr_error_rate": _NUMBER}
+_OPTIONAL = {"domain": str, "phonemes": str, "sha256": str, "asr_text": str, "asr_error_rate": _NUMBER}
 
 
 def verify(corpus: str | Path) -> dict[str, str]:
@@ -140,6 +140,7 @@ def read_split(corpus: str | Path, split: str, audio: str | Path) -> list[Uttera
                     language=row["language"],
                     speaker=row["speaker"],
                     domain=row.get("domain"),
+                    phonemes=row.get("phonemes"),
                     duration=row["duration"],
                 )
             )

@@ -18,6 +18,7 @@ class Utterance:
         text: transcript as written.
         language: ``en``, ``zh`` or ``mixed``.
         speaker: None where the corpus does not say.
+        phonemes: of its words, ` | ` between them, where the corpus knows them better than a dictionary does; else None.
         domain: kind of sentence or of recording; None where the corpus does not say.
         offset: start in the file, seconds.
         duration: seconds; None to the end of the file.
@@ -29,5 +30,6 @@ class Utterance:
     language: Language
     speaker: str | None = None
     domain: str | None = None
+    phonemes: str | None = None
     offset: float = 0.0
     duration: float | None = None

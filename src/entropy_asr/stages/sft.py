@@ -24,7 +24,7 @@ from entropy_asr.models.ctc import embedding_ctc
 from entropy_asr.models.flops import encoder_flops, llm_flops
 from entropy_asr.models.speech_llm import SpeechLLM
 from entropy_asr.provenance import Provenance
-from entropy_asr.text.phonemes import LINE_BLANK, pronunciation_line
+from entropy_asr.text.phonemes import LINE_BLANK, as_line
 from entropy_asr.training import distributed
 from entropy_asr.training.engine import Engine, freeze
 from entropy_asr.training.loop import Trainer
@@ -84,11 +84,8 @@ class AlignmentLoss(TranscriptLoss):
 def pronunciations(cuts: CutSet, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
     """Token ids of each utterance as it sounds, as `stages.text_batches` tells it to the small LM."""
     encode = tokenizer.backend_tokenizer.encode
-    said = ((cut.id, cut.supervisions[0]) for cut in cuts)
-    return {
-        name: encode(" " + pronunciation_line(one.custom["normalized"], one.language), add_special_tokens=False).ids
-        for name, one in said
-    }
+    said = ((cut.id, cut.supervisions[0].custom["phonemes"]) for cut in cuts)
+    return {name: encode(" " + as_line(phonemes), add_special_tokens=False).ids for name, phonemes in said}
 
 
 def data_seed(seed: int, stage: str) -> int:

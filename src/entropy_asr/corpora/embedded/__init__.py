@@ -8,6 +8,7 @@ from scratch, a step a module, each a command of its own (`python -m entropy_asr
 * `synthesize`       plan -> one Ogg-Opus file an utterance (`kokoro` drives the TTS model, `opus` writes the files)
 * `intelligibility`  an independent recogniser reads every file back; what it cannot understand is dropped
 * `lm_text`          many more sentences, for the language model; none that is read in any split
+* `pronounce`        which of CMUdict's pronunciations the voice was told to say, word by word
 * `pack`             tars, `utterances.jsonl`, `dropped.jsonl`, `SHA256SUMS`
 * `tables`           the figures of docs/corpus.md
 * `pack_lm`          the small language model that was trained on its text, as the repository ships it

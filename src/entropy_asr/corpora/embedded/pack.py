@@ -1,6 +1,6 @@
 """Put the corpus into its committed form: tars, `utterances.jsonl`, `dropped.jsonl`, `lm_text.jsonl.gz`, `SHA256SUMS`.
 
-    python -m entropy_asr.corpora.embedded.pack --plan plan.jsonl --opus opus --asr asr.jsonl \
+    python -m entropy_asr.corpora.embedded.pack --plan plan.jsonl --opus opus --asr asr.jsonl --phonemes phonemes.jsonl \
         --lm-text lm_text.jsonl.gz --output data/embedded
 
 The same input gives the same bytes: names are sorted and the tars carry no times or owners. Utterances that the
@@ -23,7 +23,7 @@ from entropy_asr.files import atomic_write, read_jsonl, sha256, write_jsonl
 
 SUMS = "SHA256SUMS"
 FIELDS = (
-    *("id", "split", "language", "speaker", "domain", "text"),
+    *("id", "split", "language", "speaker", "domain", "text", "phonemes"),
     *("duration", "sha256", "asr_text", "asr_error_rate"),
 )
 
@@ -46,7 +46,7 @@ def write_sums(directory: Path) -> None:
 
 
 def describe(utterance: dict[str, Any], data: bytes, asr: dict[str, Any]) -> dict[str, Any]:
-    """The line of an utterance: the plan's fields, then duration, hash, and what the recogniser heard."""
+    """The line of an utterance: the plan's fields, its phonemes if any, then duration, hash, and what the recogniser heard."""
     import soundfile
 
     record = utterance | {
@@ -55,11 +55,12 @@ def describe(utterance: dict[str, Any], data: bytes, asr: dict[str, Any]) -> dic
         "asr_text": asr.get("asr_text"),
         "asr_error_rate": asr.get("asr_error_rate"),
     }
-    return {field: record[field] for field in FIELDS}
+    return {field: record[field] for field in FIELDS if field in record}
 
 
-def pack(plan: Path, opus: Path, asr: Path | None, lm_text: Path, output: Path) -> None:
+def pack(plan: Path, opus: Path, asr: Path | None, phonemes: Path | None, lm_text: Path, output: Path) -> None:
     """Write every file of the corpus to `output`."""
+    said = {record["id"]: record for record in read_jsonl(phonemes)} if phonemes else {}
     transcripts = {record["id"]: record for record in read_jsonl(asr)} if asr else {}
     kept: list[dict[str, Any]] = []
     dropped: list[dict[str, Any]] = []
@@ -72,7 +73,7 @@ def pack(plan: Path, opus: Path, asr: Path | None, lm_text: Path, output: Path) 
             missing += 1
             continue
         data = path.read_bytes()
-        record = describe(utterance, data, transcripts.get(utterance["id"], {}))
+        record = describe(utterance | said.get(utterance["id"], {}), data, transcripts.get(utterance["id"], {}))
         rate = record["asr_error_rate"]
         if rate is not None and not understood(record["language"], rate):
             dropped.append(record)
@@ -101,10 +102,11 @@ def main() -> None:
     parser.add_argument("--plan", type=Path, required=True)
     parser.add_argument("--opus", type=Path, required=True, help="folder of the Opus files")
     parser.add_argument("--asr", type=Path, help="asr.jsonl of `intelligibility`; without it nothing is dropped")
+    parser.add_argument("--phonemes", type=Path, help="phonemes.jsonl of `pronounce`; without it they follow from the text")
     parser.add_argument("--lm-text", type=Path, required=True, help="lm_text.jsonl.gz of `lm_text`")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    pack(args.plan, args.opus, args.asr, args.lm_text, args.output)
+    pack(args.plan, args.opus, args.asr, args.phonemes, args.lm_text, args.output)
 
 
 if __name__ == "__main__":
