@@ -26,12 +26,16 @@ def test_a_stage_without_its_own_numbers_has_the_shared_ones() -> None:
     assert resources.of("decode")._asdict() == {"nodes": 1, "gpus_per_node": 1, "cpus": 8, "mem_mb": 100_000, "runtime": 2880}
 
 
-def test_only_the_first_part_of_pretraining_takes_more_cores() -> None:
+def test_the_first_and_the_last_part_of_pretraining_may_take_more_cores() -> None:
     resources = Resources(first_part_cpus=4, stages={"pretrain": {"cpus": 2}})
-    assert [resources.pretrain_cpus(part) for part in (0, 1, 2)] == [4, 2, 2]
-    assert Resources(cpus=3).pretrain_cpus(0) == 3
-    with pytest.raises(ValueError, match="without GPUs"):
-        Resources(**PAPER, first_part_cpus=4)
+    assert [resources.pretrain_cpus(part, 3) for part in (0, 1, 2)] == [4, 2, 2]
+    resources = resources.model_copy(update={"last_part_cpus": 3})
+    assert [resources.pretrain_cpus(part, 4) for part in (0, 1, 2, 3)] == [4, 2, 2, 3]
+    assert resources.pretrain_cpus(0, 1) == 4
+    assert Resources(cpus=3).pretrain_cpus(0, 3) == 3
+    for key in ("first_part_cpus", "last_part_cpus"):
+        with pytest.raises(ValueError, match="without GPUs"):
+            Resources(**PAPER, **{key: 4})
 
 
 def test_memory_grows_with_the_attempts_up_to_the_node_and_time_does_not() -> None:

@@ -488,6 +488,10 @@ class Resources(Section):
         None,
         description="without GPUs: CPU cores of pretraining's first part, which nothing of an LLM can run beside; null: as the others",
     )
+    last_part_cpus: PositiveInt | None = Field(
+        None,
+        description="the same for the last part that cka.max_parts allows, beside which only an iteration or two of IA-SFT can run",
+    )
     mem_mb: PositiveInt = Field(3000, description="memory a node, MB; half as much more at each new attempt ...")
     max_mem_mb: PositiveInt | None = Field(None, description="... up to this, the node's; null: never more than mem_mb")
     runtime: PositiveInt = Field(120, description="minutes; a stage that needs longer saves, ends and goes on in its next job")
@@ -498,9 +502,10 @@ class Resources(Section):
         default_factory=dict, description="what a stage needs that differs, by name of the stage"
     )
 
-    def pretrain_cpus(self, part: int) -> int:
+    def pretrain_cpus(self, part: int, max_parts: int) -> int:
         """CPU cores a node of one part of pretraining."""
-        return self.of("pretrain").cpus if part or self.first_part_cpus is None else self.first_part_cpus
+        own = {max_parts - 1: self.last_part_cpus, 0: self.first_part_cpus}.get(part)
+        return own or self.of("pretrain").cpus
 
     def of(self, stage: ClusterStage) -> JobResources:
         """What one job of a stage asks for."""
@@ -518,8 +523,8 @@ class Resources(Section):
             asked = self.of(stage)
             if stage in ONE_PROCESS and (asked.nodes, asked.gpus_per_node) not in ((1, 0), (1, 1)):
                 raise ValueError(f"stages.{stage} runs in one process: nodes must be 1, gpus_per_node 0 or 1")
-        if self.first_part_cpus is not None and self.of("pretrain").gpus_per_node:
-            raise ValueError("first_part_cpus is for pretraining without GPUs: set stages.pretrain.cpus")
+        if (self.first_part_cpus or self.last_part_cpus) and self.of("pretrain").gpus_per_node:
+            raise ValueError("first_part_cpus and last_part_cpus are for pretraining without GPUs: set stages.pretrain.cpus")
         if self.max_mem_mb is not None and self.max_mem_mb < self.mem_mb:
             raise ValueError(f"max_mem_mb {self.max_mem_mb} is below mem_mb {self.mem_mb}")
         return self

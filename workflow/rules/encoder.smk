@@ -24,7 +24,7 @@ def read_part(path):
 
 
 def cpus_of_part(wildcards):
-    return CONFIG.resources.pretrain_cpus(int(wildcards.part))
+    return CONFIG.resources.pretrain_cpus(int(wildcards.part), CONFIG.cka.max_parts)
 
 
 def final_encoder(seed, objective):
