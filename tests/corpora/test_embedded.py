@@ -236,11 +236,7 @@ def test_lm_text_takes_words_from_the_dictionaries_and_nothing_that_is_read(tmp_
         ("i have read it", "aɪ hɐv ɹˈɛd ɪt.", "AY | HH AE V | R EH D | IH T"),  # HH AH V is in no dictionary
         ("thirty", "θˈɜːɾi.", "TH ER D IY"),
         ("thirty", "θˈɜːti.", "TH ER T IY"),
-        (
-            "the last",
-            "ðə lˈɑːst.",
-            "DH AH | L AE S T",
-        ),  # no other reading than L AE S (T): an accent's vowels are not the dictionary's
+        ("the last", "ðə lˈɑːst.", "DH AH | L AE S T"),  # an accent's vowels are not the dictionary's
     ],
 )
 def test_of_the_dictionarys_pronunciations_the_one_that_was_said_is_taken(text, ipa, expected):
@@ -261,7 +257,7 @@ def test_committed_phonemes_are_the_dictionarys(utterances):
     for u in said:
         by_text = phonemize(normalize(u["text"], "en"), "en")
         for (word, plain), (_, phonemes) in zip(by_text.words, as_said(by_text, u["phonemes"]).words, strict=True):
-            assert phonemes == plain or tuple(phonemes) in readings()[word], (u["id"], word)
+            assert phonemes == plain or tuple(phonemes) in readings(word), (u["id"], word)
             first, others = first + (phonemes == plain), others + (phonemes != plain)
     assert 0.05 < others / (first + others) < 0.15
 

@@ -62,6 +62,8 @@ AUDIO_FAULTS: dict[str, tuple[Callable[[Path], None], dict, str]] = {
 PHONEME_FAULTS = {
     "HH AH L OW": "phonemes of 1 words in 'HH AH L OW', expected of 2: hello | there",
     "HH AH L OW | DH EH1 R": "EH1: no phoneme of the inventory",
+    "HH AH L OW |": "no phonemes for there in 'HH AH L OW |'",
+    "|": "no phonemes for hello there in '|'",
     "HH AH L OW | <blk>": "<blk>: no phoneme of the inventory",
 }
 TEXT_FAULTS = {"": "empty_transcript", " \u200b…！": "empty_transcript", "うた": "no_pronunciation"}

@@ -4,8 +4,9 @@ One file a split, ``<corpus>/<split>.jsonl`` (or ``.jsonl.gz``), one utterance a
 
     {"id": "bac009s0002w0122", "audio": "wav/S0002/bac009s0002w0122.wav", "text": "而对楼市成交抑制作用最大的限购", "language": "zh"}
 
-Optional keys: ``speaker``, ``domain``, ``phonemes`` (of each word, `` | `` between words), ``offset`` and ``duration`` (seconds, for a stretch of a long recording). Audio
-paths are relative to the file that names them; any format that libsndfile reads, any sampling rate, first channel.
+Optional keys: ``speaker``, ``domain``, ``phonemes`` (of each word, `` | `` between words), ``offset`` and ``duration``
+(seconds, for a stretch of a long recording). Audio paths are relative to the file that names them; any format that
+libsndfile reads, any sampling rate, first channel.
 """  # noqa: E501
 
 from __future__ import annotations

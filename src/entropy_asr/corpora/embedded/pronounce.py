@@ -54,7 +54,7 @@ def nearest(words: list[tuple[str, list[str]]], said: list[str]) -> list[list[st
     chosen = [phones for _, phones in words]
     least = distance(chosen)
     for index, (word, _) in enumerate(words):
-        for reading in readings().get(word, [])[1:]:
+        for reading in readings(word)[1:]:
             other = [*chosen[:index], list(reading), *chosen[index + 1 :]]
             edits = distance(other)
             if edits < least:
