@@ -57,7 +57,7 @@ TONES = "12345"
 _SYLLABIC = {
     "n": ("", "en"), "ng": ("", "en"), "m": ("m", "u"), "hm": ("h", "en"), "hng": ("h", "eng"), "ê": ("", "ei"),
 }  # fmt: skip
-_VOWEL_PHONES = frozenset(["AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"])
+VOWEL_PHONES = frozenset(["AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"])
 # What sounds alike: a recogniser takes one for the other.
 _ALIKE_PHONES = (
     "P B T D K G/F V TH DH/S Z SH ZH/CH JH SH ZH T D/F HH TH S/M N NG/L R W Y/"
@@ -207,9 +207,9 @@ def misheard(line: str, noise: float, rng: random.Random) -> str:
 def _of_its_kind(phoneme: str, rng: random.Random) -> str:
     alike = rng.random() < 0.8
     if phoneme.isupper():
-        vowel = phoneme in _VOWEL_PHONES
+        vowel = phoneme in VOWEL_PHONES
         return rng.choice(
-            _alike(_ALIKE_PHONES)[phoneme] if alike else [phone for phone in ARPABET if (phone in _VOWEL_PHONES) == vowel]
+            _alike(_ALIKE_PHONES)[phoneme] if alike else [phone for phone in ARPABET if (phone in VOWEL_PHONES) == vowel]
         )
     if phoneme.endswith("-"):
         return rng.choice(_alike(_ALIKE_INITIALS)[phoneme[:-1]] if alike else INITIALS) + "-"
@@ -425,7 +425,7 @@ def _spelled(word: str) -> tuple[str, ...]:
         match = _match_spelling(word, position)
         phones += _SPELLINGS[match].split()
         position += len(match.strip("^$"))
-    if not _VOWEL_PHONES & set(phones):
+    if not VOWEL_PHONES & set(phones):
         phones.append("AH")
     return tuple(phones)
 

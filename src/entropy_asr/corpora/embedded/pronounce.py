@@ -3,17 +3,21 @@
     python -m entropy_asr.corpora.embedded.pronounce --plan plan.jsonl --output phonemes.jsonl
 
 A dictionary does not know which of its pronunciations is meant: "to" has T UW first, and the voices say T AH before a
-consonant. For read speech an aligner would choose by the audio, as Kaldi's recipes do; here what was said is known. Words that
-CMUdict lacks, or has but once, keep the phonemes of :func:`entropy_asr.text.phonemes.phonemize`. Mandarin keeps pypinyin's.
+consonant. For read speech an aligner would choose by the audio, as Kaldi's recipes do; here what was said is known. CMUdict is
+American; for a British voice each of its pronunciations may also lose the R sounds that such a voice does not say
+(:func:`non_rhotic`). Words that CMUdict lacks start from the phonemes of :func:`entropy_asr.text.phonemes.phonemize`. Mandarin
+keeps pypinyin's.
 """
 
 import argparse
 import re
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 from entropy_asr.files import read_jsonl, write_jsonl
 from entropy_asr.text.normalize import normalize
-from entropy_asr.text.phonemes import phonemize, readings
+from entropy_asr.text.phonemes import VOWEL_PHONES, phonemize, readings
 
 _SYMBOLS = (
     "tʃ CH/dʒ JH/eɪ EY/aɪ AY/ɔɪ OY/aʊ AW/oʊ OW/əʊ OW/ɜː ER/iː IY/uː UW/ɑː AA/ɔː AO/oː AO/eə EH R/ɪə IH R/iə IH R/ʊə UH R/"
@@ -41,10 +45,34 @@ def arpabet(ipa: str) -> list[str]:
     return [phone for match in _LONGEST_FIRST.finditer(plain) for phone in IPA_TO_ARPABET[match[0]]]
 
 
-def nearest(words: list[tuple[str, list[str]]], said: list[str]) -> list[list[str]]:
+def non_rhotic(phones: Sequence[str]) -> list[list[str]]:
+    """What an American pronunciation may be in an accent without R in "car" and "water"; as it is first.
+
+    An R before no vowel of the word may be silent (before a vowel of the next word it is not), ER may be AH, before a vowel AH R.
+    The vowels of "near", "square" and "cure", which have no ARPAbet phone, stay with their R where `arpabet` gives one.
+
+    >>> non_rhotic(["K", "AA", "R"])
+    [['K', 'AA', 'R'], ['K', 'AA']]
+    """
+    ways = []
+    for phone, following in zip(phones, [*phones[1:], ""], strict=True):
+        before_vowel = following in VOWEL_PHONES
+        if phone == "R" and not before_vowel:
+            ways.append([["R"], []])
+        elif phone == "ER":
+            ways.append([["ER"], ["AH", "R"] if before_vowel else ["AH"]])
+        else:
+            ways.append([[phone]])
+    return [[phone for part in parts for phone in part] for parts in product(*ways)]
+
+
+def nearest(words: list[tuple[str, list[str]]], said: list[str], rhotic: bool = True) -> list[list[str]]:
     """Phones of each word, chosen from the left so that all of them are as few edits from what was said as possible.
 
     The dictionary's first pronunciation stays where another is no nearer.
+
+    Args:
+        rhotic: whether the accent says every R; otherwise :func:`non_rhotic` adds to the dictionary.
     """
     from kaldialign import edit_distance
 
@@ -53,9 +81,10 @@ def nearest(words: list[tuple[str, list[str]]], said: list[str]) -> list[list[st
 
     chosen = [phones for _, phones in words]
     least = distance(chosen)
-    for index, (word, _) in enumerate(words):
-        for reading in readings(word)[1:]:
-            other = [*chosen[:index], list(reading), *chosen[index + 1 :]]
+    for index, (word, first) in enumerate(words):
+        known = [first, *map(list, readings(word))]
+        for reading in known if rhotic else [other for phones in known for other in non_rhotic(phones)]:
+            other = [*chosen[:index], reading, *chosen[index + 1 :]]
             edits = distance(other)
             if edits < least:
                 least, chosen = edits, other
@@ -64,7 +93,7 @@ def nearest(words: list[tuple[str, list[str]]], said: list[str]) -> list[list[st
 
 def pronounce(plan: Path, output: Path) -> None:
     """Write `{id, phonemes}` for every English utterance of the plan."""
-    from entropy_asr.corpora.embedded.kokoro import Phonemiser
+    from entropy_asr.corpora.embedded.kokoro import ESPEAK_VOICES, Phonemiser
 
     phonemise = Phonemiser()
     rows, words, changed = [], 0, 0
@@ -73,7 +102,7 @@ def pronounce(plan: Path, output: Path) -> None:
             continue
         first = phonemize(normalize(utterance["text"], "en"), "en").words
         said = arpabet(phonemise(utterance["text"], "en", utterance["speaker"]))
-        chosen = nearest(first, said)
+        chosen = nearest(first, said, rhotic=ESPEAK_VOICES[utterance["speaker"][0]] != "en")
         words += len(first)
         changed += sum(phones != other for (_, phones), other in zip(first, chosen, strict=True))
         rows.append({"id": utterance["id"], "phonemes": " | ".join(map(" ".join, chosen))})
