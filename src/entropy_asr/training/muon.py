@@ -10,6 +10,8 @@ and because it compiles itself with a C++ compiler at its first step.
 """
 
 import math
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -25,28 +27,46 @@ POLYNOMIALS = (
     (3.6366, -2.7219, 0.5365),
     (2.6613, -1.9772, 0.4526),
 )
+TOGETHER = 32
 
 
-def orthogonalise(matrix: Tensor) -> Tensor:
-    """About U Vᵀ of a matrix U S Vᵀ; singular values under a hundredth of its norm stay smaller.
+def orthogonalise(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """About U Vᵀ of each matrix U S Vᵀ; singular values under a hundredth of its norm stay smaller.
 
-    A polynomial of a matrix X is one of X Xᵀ, times X; so what is iterated on is square, of the shorter side.
+    A polynomial of a matrix X is one of X Xᵀ, times X; so what is iterated on is square, of the shorter side, and the matrices of
+    one shorter side go together, at most `TOGETHER` of them.
     """
-    wide = matrix.T if matrix.size(0) > matrix.size(1) else matrix
-    wide = wide / (wide.norm() + 1e-7)
-    gram, factor, product = wide @ wide.T, None, None
+    found: list[Tensor] = [*matrices]
+    sides: dict[int, list[int]] = {}
+    for index, matrix in enumerate(matrices):
+        sides.setdefault(min(matrix.shape), []).append(index)
+    for indices in sides.values():
+        for start in range(0, len(indices), TOGETHER):
+            some = indices[start : start + TOGETHER]
+            upright = [matrices[i].size(0) > matrices[i].size(1) for i in some]
+            wide = [matrices[i].T if tall else matrices[i] for i, tall in zip(some, upright, strict=True)]
+            wide = [matrix / (matrix.norm() + 1e-7) for matrix in wide]
+            factors = _factors(torch.stack([matrix @ matrix.T for matrix in wide]))
+            for i, tall, factor, matrix in zip(some, upright, factors, wide, strict=True):
+                found[i] = (factor @ matrix).T if tall else factor @ matrix
+    return found
+
+
+def _factors(grams: Tensor) -> Tensor:
+    """What the polynomials make of X Xᵀ, (N, d, d): the matrix that takes X to its orthogonal factor."""
+    factor = product = None
     for a, b, c in POLYNOMIALS:
-        gram = gram if factor is None else factor @ gram @ factor
-        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        factor.diagonal().add_(a)
+        grams = grams if factor is None else factor @ grams @ factor
+        factor = torch.baddbmm(grams, grams, grams, beta=b, alpha=c)
+        factor.diagonal(dim1=-2, dim2=-1).add_(a)
         product = factor if product is None else factor @ product
-    wide = product @ wide
-    return wide.T if matrix.size(0) > matrix.size(1) else wide
+    return product
 
 
-def muon_direction(matrix: Tensor) -> Tensor:
-    """The orthogonal factor, scaled so that its root mean square is 0.2, about that of an Adam step."""
-    return 0.2 * math.sqrt(max(matrix.shape)) * orthogonalise(matrix)
+def muon_directions(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """The orthogonal factors, scaled so that their root mean squares are 0.2, about that of an Adam step."""
+    factors = orthogonalise(matrices)
+    return [0.2 * math.sqrt(max(factor.shape)) * factor for factor in factors]
 
 
 class MuonAdamW(torch.optim.AdamW):
@@ -84,11 +104,9 @@ class MuonAdamW(torch.optim.AdamW):
         if distributed.world_size() > 1:
             start, end = (len(direction) * (distributed.rank() + k) for k in (0, 1))
             towards = torch.cat(distributed.gather(towards))
-        offset = 0
-        for rows, columns in shapes:
-            following = offset + rows * columns
-            if offset < end and following > start:
-                first, last = max(offset, start), min(following, end)
-                whole = muon_direction(towards[offset:following].view(rows, columns)).flatten()
-                direction[first - start : last - start] = whole[first - offset : last - offset]
-            offset = following
+        offsets = list(accumulate((rows * columns for rows, columns in shapes), initial=0))
+        touching = [i for i in range(len(shapes)) if offsets[i] < end and offsets[i + 1] > start]
+        whole = muon_directions([towards[offsets[i] : offsets[i + 1]].view(shapes[i]) for i in touching])
+        for i, matrix in zip(touching, whole, strict=True):
+            first, last = max(offsets[i], start), min(offsets[i + 1], end)
+            direction[first - start : last - start] = matrix.flatten()[first - offsets[i] : last - offsets[i]]
