@@ -83,6 +83,7 @@ def main(
         seed=seed,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
+        language_shares=settings.pretrain.language_shares,
     )
 
     # The loop, ended by CKA or by the last step.
