@@ -11,7 +11,6 @@ from typing import Annotated, Literal, NamedTuple, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from entropy_asr.errors import did_you_mean
-from entropy_asr.text.scripts import Language
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ClusterStage = Literal["lm", "pretrain", "align", "ia_sft", "joint_sft", "decode", "metrics"]
@@ -77,7 +76,7 @@ class TestSet(Section):
     """One column of the main table."""
 
     split: str = Field(description="`<corpus>/<split>`")
-    language: Language = Field(description="picks the metric: en WER, zh CER, mixed MER")
+    language: Literal["en", "zh", "mixed"] = Field(description="picks the metric: en WER, zh CER, mixed MER")
 
 
 class Data(Section):
@@ -305,15 +304,6 @@ class Schedule(Optimisation):
     beta2: float = Field(0.98, gt=0, lt=1, description="Adam's decay of the squared gradients' mean; small batches want more [O]")
 
 
-class PretrainSchedule(Schedule):
-    """Encoder pretraining."""
-
-    language_shares: dict[Language, Annotated[float, Field(gt=0, le=1)]] = Field(
-        default_factory=dict,
-        description="share of a language's utterances that an epoch draws, others in the next [O]; 1 where none is named",
-    )
-
-
 class AlignSchedule(Schedule):
     """Alignment."""
 
@@ -403,7 +393,9 @@ class Peer(Section):
         description="seconds that a ctranslate2 Whisper pads an utterance to; 30 is Whisper's own, less is faster "
         "(a transcript that loops is made again with 30)",
     )
-    languages: list[Language] | None = Field(None, min_length=1, description="of the test sets that it is measured on; null: all")
+    languages: list[Literal["en", "zh", "mixed"]] | None = Field(
+        None, min_length=1, description="of the test sets that it is measured on; null: all"
+    )
     encoder_metrics: bool = Field(
         False,
         description="measure NSE, PAI and CSAI of its encoder's output, too, for rows beside ours in entropy.csv; not of "
@@ -561,7 +553,7 @@ class Config(Section):
     llm: Llm = Field(default_factory=Llm)
     small_llm: SmallLlm = Field(default_factory=SmallLlm)
     prompt: Prompt = Field(default_factory=Prompt)
-    pretrain: PretrainSchedule = Field(default_factory=lambda: PretrainSchedule(steps=2_000_000, peak_lr=5e-4))
+    pretrain: Schedule = Field(default_factory=lambda: Schedule(steps=2_000_000, peak_lr=5e-4))
     cka: Cka = Field(default_factory=Cka)
     align: AlignSchedule = Field(default_factory=lambda: AlignSchedule(steps=1_300_000, peak_lr=1e-3))
     ia_sft: Schedule = Field(default_factory=lambda: Schedule(steps=1_000_000, peak_lr=1e-5))

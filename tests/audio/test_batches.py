@@ -3,7 +3,6 @@
 import gzip
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from entropy_asr.config import Augment, Features
 from entropy_asr.errors import InputError
 
 
-def batches(manifest: Path, copies: int = 1, **more: Any) -> TrainingBatches:
+def batches(manifest: Path, copies: int = 1, **more: float) -> TrainingBatches:
     return TrainingBatches(
         read_cuts([manifest]), lambda cut: [len(cut.supervisions[0].custom["phonemes"])], np.zeros(80, np.float32),
         Features(), Augment(noise_probability=0.5), copies, max_duration=6.0, buckets=2, seed=1, **more,
@@ -31,11 +30,10 @@ def test_an_epoch_has_every_utterance_once_within_the_duration(tones: Path) -> N
     assert sorted(seen) == [f"tone-{i:02d}" for i in range(24)]
 
 
-@pytest.mark.parametrize("shares", [None, {"en": 0.7}])
-def test_any_position_can_be_taken_up(tones: Path, shares: dict[str, float] | None) -> None:
-    whole = list(islice(batches(tones, copies=2, language_shares=shares).loader(Position(), workers=0), 14))
+def test_any_position_can_be_taken_up(tones: Path) -> None:
+    whole = list(islice(batches(tones, copies=2).loader(Position(), workers=0), 14))
     for start in (0, 3, 12):
-        again = next(batches(tones, copies=2, language_shares=shares).loader(whole[start].position, workers=0))
+        again = next(batches(tones, copies=2).loader(whole[start].position, workers=0))
         assert again.ids == whole[start + 1].ids
         assert again.features.equal(whole[start + 1].features)
 
@@ -73,24 +71,6 @@ def test_without_such_utterances_nothing_changes_for_the_others(tones: Path) -> 
     for k, target in enumerate(some.targets):
         mine, other = (batch.features[k, : batch.feature_lens[k]] for batch in (some, none))
         assert mine.equal(other) == bool(target)
-
-
-def test_an_epoch_draws_the_share_of_a_language_and_each_utterance_in_its_turn(tones: Path) -> None:
-    epochs: list[list[str]] = [[]]
-    for batch in batches(tones, language_shares={"en": 0.25}).loader(Position(), workers=0):
-        if batch.position.epoch == len(epochs):
-            epochs.append([])
-        if len(epochs) == 60:
-            break
-        epochs[-1] += batch.ids
-    drawn = [name for names in epochs for name in names]
-    assert all(len(set(names)) == len(names) for names in epochs)
-    # 99.9% of all runs of a binomial with 0.25 lie within 3.3 standard deviations
-    assert abs(len(drawn) / (24 * 59) - 0.25) < 3.3 * np.sqrt(0.25 * 0.75 / (24 * 59))
-    assert len(set(drawn)) == 24
-
-    other = next(batches(tones, language_shares={"zh": 0.25}).loader(Position(), workers=0))
-    assert other.ids == next(batches(tones).loader(Position(), workers=0)).ids
 
 
 def test_two_copies_differ_in_their_masks_alone(tones: Path) -> None:

@@ -6,7 +6,7 @@ drawn before, since it changes durations.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -85,7 +85,6 @@ class TrainingBatches:
         buckets: length buckets.
         seed, rank, world_size: every rank draws its own share of the same shuffle.
         empty_fraction: share of the utterances that are replaced by audio without speech, and whose target is then empty.
-        language_shares: share of a language's utterances that are drawn in an epoch, others in the next; all where none is named.
     """
 
     def __init__(
@@ -102,21 +101,19 @@ class TrainingBatches:
         rank: int = 0,
         world_size: int = 1,
         empty_fraction: float = 0.0,
-        language_shares: Mapping[str, float] | None = None,
     ) -> None:
         self.cuts, self.target, self.fill, self.features, self.augment = cuts, target, fill, features, augment
         self.copies, self.max_duration, self.buckets = copies, max_duration, buckets
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.empty_fraction, self.language_shares = empty_fraction, language_shares or {}
+        self.empty_fraction = empty_fraction
         self.noise = NoiseSource(partial(load_audio, config=features), cuts, augment.noise_folders, features.sampling_rate)
 
     def keys(self, start: Position) -> Iterator[tuple[Position, CutSet]]:
         """(position after it, cuts) of each batch, for ever, from `start` on."""
         epoch, skip = start
         while True:
-            cuts = self.cuts.filter(partial(self._drawn, epoch=epoch)) if self.language_shares else self.cuts
             sampler = DynamicBucketingSampler(
-                cuts.map(partial(self._warp, epoch=epoch)),
+                self.cuts.map(partial(self._warp, epoch=epoch)),
                 max_duration=self.max_duration,
                 num_buckets=self.buckets,
                 shuffle=True,
@@ -131,10 +128,6 @@ class TrainingBatches:
             if drawn == 0:
                 raise InputError("the training set is empty, or each utterance is longer than max_duration")
             epoch, skip = epoch + 1, 0
-
-    def _drawn(self, cut: Cut, epoch: int) -> bool:
-        share = self.language_shares.get(cut.supervisions[0].language, 1.0)
-        return generator_for(self.seed, epoch, cut.id, "drawn").random() < share
 
     def _warp(self, cut: Cut, epoch: int) -> Cut:
         factor = generator_for(self.seed, epoch, cut.id, "speed").choice(self.augment.speed_factors)

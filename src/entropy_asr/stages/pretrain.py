@@ -83,7 +83,6 @@ def main(
         seed=seed,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
-        language_shares=settings.pretrain.language_shares,
     )
 
     # The loop, ended by CKA or by the last step.
