@@ -24,13 +24,6 @@ def test_each_utterance_attends_to_its_own_frames() -> None:
         torch.testing.assert_close(together[i : i + 1, :, :length], alone)
 
 
-@pytest.mark.parametrize("padded", [True, False])
-def test_written_out_it_is_sdpa(padded: bool) -> None:
-    qkv, real = tensors()
-    expected = F.scaled_dot_product_attention(*qkv, attn_mask=real[:, None, None, :] if padded else None)
-    torch.testing.assert_close(attend(*qkv, real if padded else None), expected)
-
-
 def test_packed_frames_are_the_real_ones_in_order() -> None:
     (query, key, value), real = tensors()
     packed, bounds, longest = pack(query, real)

@@ -1,12 +1,10 @@
 """Attention: FlashAttention-2 where it is installed and can run, torch's scaled_dot_product_attention otherwise.
 
-One function for the encoder, one name for the LLM; `tests/models/test_attention.py` holds the ways equal.  FlashAttention
-takes the real frames of all utterances as one packed row, so padding costs nothing.  On a CPU the encoder's products are written
-out: over the fifty frames of a short utterance torch's kernel takes nearly twice as long.
+One function for the encoder, one name for the LLM; `tests/models/test_attention.py` holds both ways equal.  FlashAttention
+takes the real frames of all utterances as one packed row, so padding costs nothing.
 """
 
 import importlib.util
-import math
 from functools import lru_cache
 
 import torch
@@ -42,20 +40,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, real: Tensor | None, dropo
     """
     if flash_attention_installed() and query.is_cuda and query.dtype != torch.float32:
         return _flash(query, key, value, real, dropout)
-    if query.is_cuda:
-        mask = None if real is None else real[:, None, None, :]
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-    return _written_out(query, key, value, real, dropout)
-
-
-def _written_out(query: Tensor, key: Tensor, value: Tensor, real: Tensor | None, dropout: float) -> Tensor:
-    n, heads, frames, head_dim = query.shape
-    q, k, v = (x.reshape(n * heads, frames, head_dim) for x in (query, key, value))
-    mask = q.new_zeros(n, 1, frames)
-    if real is not None:
-        mask = mask.masked_fill(~real[:, None, :], -math.inf)
-    scores = torch.baddbmm(mask.repeat_interleave(heads, 0), q, k.transpose(1, 2), alpha=head_dim**-0.5)
-    return torch.bmm(F.dropout(scores.softmax(-1), dropout), v).view(query.shape)
+    mask = None if real is None else real[:, None, None, :]
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
 
 
 def pack(x: Tensor, real: Tensor) -> tuple[Tensor, Tensor, int]:

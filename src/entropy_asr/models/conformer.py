@@ -37,7 +37,7 @@ class ConvSubsampling(nn.Module):
         x = features.unsqueeze(1).to(memory_format=torch.channels_last)
         for conv in self.conv:
             x = F.relu(conv(x), inplace=True)  # (N, C, T', F')
-        return self.linear(x.permute(0, 2, 3, 1).flatten(2))
+        return self.linear(x.permute(0, 2, 3, 1).flatten(2))  # as it lies in memory, so without a copy
 
 
 def subsampled_length(length):

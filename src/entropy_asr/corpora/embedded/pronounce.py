@@ -82,7 +82,7 @@ def nearest(words: list[tuple[str, list[str]]], said: list[str], rhotic: bool = 
     chosen = [phones for _, phones in words]
     least = distance(chosen)
     for index, (word, first) in enumerate(words):
-        known = [first, *map(list, readings(word))]
+        known = [list(phones) for phones in readings(word)] or [first]
         for reading in known if rhotic else [other for phones in known for other in non_rhotic(phones)]:
             other = [*chosen[:index], reading, *chosen[index + 1 :]]
             edits = distance(other)
@@ -93,7 +93,7 @@ def nearest(words: list[tuple[str, list[str]]], said: list[str], rhotic: bool = 
 
 def pronounce(plan: Path, output: Path) -> None:
     """Write `{id, phonemes}` for every English utterance of the plan."""
-    from entropy_asr.corpora.embedded.kokoro import ESPEAK_VOICES, Phonemiser
+    from entropy_asr.corpora.embedded.kokoro import Phonemiser
 
     phonemise = Phonemiser()
     rows, words, changed = [], 0, 0
@@ -102,7 +102,8 @@ def pronounce(plan: Path, output: Path) -> None:
             continue
         first = phonemize(normalize(utterance["text"], "en"), "en").words
         said = arpabet(phonemise(utterance["text"], "en", utterance["speaker"]))
-        chosen = nearest(first, said, rhotic=ESPEAK_VOICES[utterance["speaker"][0]] != "en")
+        american = utterance["speaker"].startswith("a")  # Kokoro's English voices: a for American, b for British
+        chosen = nearest(first, said, rhotic=american)
         words += len(first)
         changed += sum(phones != other for (_, phones), other in zip(first, chosen, strict=True))
         rows.append({"id": utterance["id"], "phonemes": " | ".join(map(" ".join, chosen))})
