@@ -21,6 +21,7 @@ from entropy_asr.evaluation.score import (
     marked,
     read_hypotheses,
     read_pairs,
+    read_together,
     summarize,
     write_scores,
 )
@@ -106,6 +107,18 @@ def test_a_phoneme_score_names_no_normaliser(tmp_path) -> None:
 def test_several_languages_are_scored_in_the_mixed_unit(tmp_path) -> None:
     found = score(tmp_path, [row("你好", "你好", "zh"), row("good day", "good", "en")])
     assert (found["metric"], found["reference_tokens"], found["deletions"]) == ("MER", 4, 1)
+
+
+def test_test_sets_together_count_each_token_once_and_keep_their_unit(tmp_path) -> None:
+    paths = [tmp_path / f"{name}.jsonl" for name in ("english", "mandarin", "text")]
+    rows = [row("B AE D", "B AE T", "phonemes"), row("n i3 h ao3 m a5 b", "n i3 h ao3 m a5", "phonemes"), row("bad", "bat")]
+    for path, said in zip(paths, rows, strict=True):
+        write_jsonl(path, [{**said, "id": "0001"}])  # ids need to be distinct within a test set only
+    found = summarize(*read_together(paths[:2]))
+    assert (found["metric"], found["substitutions"], found["deletions"], found["insertions"]) == ("PER", 1, 1, 0)
+    assert (found["value"], found["utterances"]) == (pytest.approx(2 / 10), 2)
+    with pytest.raises(InputError, match=r"different units; .*mandarin.jsonl: PER, .*text.jsonl: WER; score these files apart"):
+        read_together(paths[1:])
 
 
 TOKENS = st.lists(st.sampled_from("abcd"), max_size=12)

@@ -92,6 +92,15 @@ def test_scores_become_percent_with_language_and_corpus_kind(run: Path) -> None:
     assert encoder["parameters_llm"] is None and encoder["llm_side_steps"] == 0
 
 
+def test_test_sets_together_are_synthetic_if_each_of_them_is(run: Path) -> None:
+    score = (run / "metrics/score/encoder/seed-1/english.json").read_text()
+    (run / "metrics/score/encoder/seed-1/english+mandarin.json").write_text(score)
+    scores, jobs = of_all(run, "score/encoder/seed-1/*.json"), of_all(run, "provenance.json")
+    for synthetic, kind in ((["english", "mandarin"], "synthetic"), (["english"], "recorded and synthetic"), ([], "recorded")):
+        rows = {row["test_set"]: row["corpus_kind"] for row in main_rows(scores, jobs, synthetic, [])}
+        assert rows["english+mandarin"] == kind
+
+
 def test_rates_come_with_their_interval_and_their_difference_to_ours(run: Path) -> None:
     rows = {(row["arm"], row["test_set"]): row for row in main_table(run)}
     other = rows["no_ia_sft", "english"]

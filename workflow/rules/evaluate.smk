@@ -166,7 +166,8 @@ rule score:
     log:
         "results/logs/score/{system}/seed-{seed}/{testset}.log",
     shell:
-        "python -m entropy_asr.evaluation.score --hyps {input} --out {output.score} --errors {output.errors} 2>&1 | tee {log}"
+        "python -m entropy_asr.evaluation.score $(printf -- '--hyps %s ' {input}) --out {output.score} --errors {output.errors}"
+        " 2>&1 | tee {log}"
 
 
 use rule score as score_peer with:
@@ -177,3 +178,21 @@ use rule score as score_peer with:
         errors="results/metrics/score/peers/{peer}/{testset}.errors.txt",
     log:
         "results/logs/score/peers/{peer}/{testset}.log",
+
+
+# A score of each system and test set; and of the phoneme encoder over all test sets, because phonemes are one unit in all languages.
+SCORES = expand("results/metrics/score/{system}/seed-{seed}/{testset}.json", system=[*ARMS, *HEARD], seed=SEEDS, testset=TESTS)
+SCORES += of_peers("results/metrics/score/peers/{peer}/{testset}.json")
+
+if len(TESTS) > 1 and "phoneme" in OBJECTIVES:
+    PHONEMES = f"results/metrics/score/{ENCODERS['phoneme']}/seed-{{seed}}/{'+'.join(TESTS)}.json"
+    SCORES += expand(PHONEMES, seed=SEEDS)
+
+    use rule score as score_phonemes with:
+        input:
+            expand("results/decode/{system}/seed-{{seed}}/{testset}.jsonl", system=ENCODERS["phoneme"], testset=TESTS),
+        output:
+            score=PHONEMES,
+            errors=PHONEMES.replace(".json", ".errors.txt"),
+        log:
+            PHONEMES.replace("metrics", "logs").replace(".json", ".log"),

@@ -32,9 +32,7 @@ def every_part(wildcards):
     return [part for seed in SEEDS for objective in OBJECTIVES for part in parts(seed, objective)]
 
 
-# A score of each system and test set, and which test sets a machine spoke.
-SCORES = expand("results/metrics/score/{system}/seed-{seed}/{testset}.json", system=[*ARMS, *HEARD], seed=SEEDS, testset=TESTS)
-SCORES += of_peers("results/metrics/score/peers/{peer}/{testset}.json")
+# Which test sets a machine spoke.
 SYNTHETIC = " ".join(f"--synthetic {name}" for name in TESTS if is_synthetic(CONFIG.data.test[name].split))
 
 

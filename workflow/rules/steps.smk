@@ -54,8 +54,7 @@ rule step_decode:
 
 rule step_score:
     input:
-        expand("results/metrics/score/{system}/seed-{seed}/{testset}.json", system=[*ARMS, *HEARD], seed=SEEDS, testset=TESTS),
-        of_peers("results/metrics/score/peers/{peer}/{testset}.json"),
+        SCORES,
     localrule: True
 
 

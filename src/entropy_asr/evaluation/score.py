@@ -153,6 +153,20 @@ def read_hypotheses(path: str | Path) -> tuple[Unit, list[Scored]]:
     return score_rows(list(rows.values()), path)
 
 
+def read_together(paths: Sequence[str | Path]) -> tuple[Unit, list[Scored]]:
+    """The same of several test sets that are counted in one unit, as phonemes of all languages are.
+
+    Raises:
+        InputError: as above, or the files are counted in different units.
+    """
+    read = [read_hypotheses(path) for path in paths]
+    units = [unit for unit, _ in read]
+    if len(set(units)) > 1:
+        listed = ", ".join(f"{path}: {METRICS[unit]}" for path, unit in zip(paths, units, strict=True))
+        raise InputError(f"one error rate cannot count different units; {listed}; score these files apart")
+    return units[0], [utterance for _, utterances in read for utterance in utterances]
+
+
 def read_pairs(refs: Path, hyps: Path, language: Language) -> tuple[Unit, list[Scored]]:
     """The same from any system's output: two files of ``{id, text}``, joined by id.
 
@@ -368,17 +382,17 @@ app = typer.Typer(add_completion=False)
 @app.command()
 @friendly_exit()
 def main(
-    hyps: Path = typer.Option(..., help="hypotheses, JSON lines"),
+    hyps: list[Path] = typer.Option(..., help="hypotheses, JSON lines; repeat for one rate over several test sets"),
     out: Path = typer.Option(..., help="score to write, JSON"),
     errors: Path | None = typer.Option(None, help="alignments and confusion tables to write, text"),
 ) -> None:
     """Score stored hypotheses."""
-    unit, utterances = read_hypotheses(hyps)
+    unit, utterances = read_together(hyps)
     score = summarize(unit, utterances)
     if errors is not None:
         atomic_write(errors, error_report(unit, utterances))
     write_json(out, score)
-    print(one_line(hyps.name, score))
+    print(one_line("+".join(path.name for path in hyps), score))
 
 
 if __name__ == "__main__":

@@ -134,7 +134,10 @@ def breakdown_rows(scores: Sequence[Path], synthetic: Sequence[str]) -> list[dic
 
 
 def _corpus_kind(test_set: str, synthetic: Sequence[str]) -> str:
-    return "synthetic" if test_set in synthetic else "recorded"
+    """Of one test set, or of several that are counted together: `english+mandarin`."""
+    names = [test_set] if test_set in synthetic else test_set.split("+")
+    kinds = {"synthetic" if name in synthetic else "recorded" for name in names}
+    return " and ".join(sorted(kinds))
 
 
 def _owner(score: Path) -> tuple[str, int | None, str]:
