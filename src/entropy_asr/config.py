@@ -143,6 +143,11 @@ class Augment(Section):
         ge=0,
         description="most silence before and after, seconds, Beta(1,3)-distributed, put there before the noise is added [P]",
     )
+    time_warp: int = Field(
+        80,
+        ge=0,
+        description="frames at most that SpecAugment's time warp moves a point, and an eighth of the utterance at most; 0: none",
+    )
     freq_masks: int = Field(2, ge=0, description="SpecAugment frequency masks")
     freq_mask_width: int = Field(27, ge=0, description="Mel channels at most")
     time_masks: int = Field(10, ge=0, description="SpecAugment time masks at most")

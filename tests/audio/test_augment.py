@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from entropy_asr.audio.augment import generator_for, no_speech, pad_and_add_noise, spec_augment
+from entropy_asr.audio.augment import generator_for, no_speech, pad_and_add_noise, spec_augment, time_warp
 from entropy_asr.config import Augment
 
 RATE = 16000
@@ -41,6 +41,30 @@ def test_masks_hold_the_mean_and_stay_within_their_budget() -> None:
         shares.append(np.mean(counts))
     assert shares[1] > 1.8 * shares[0] > 0
     assert np.array_equal(mel, np.random.default_rng(0).normal(size=(400, 80)).astype(np.float32))  # the input is untouched
+
+
+def test_time_warp_keeps_the_ends_and_bends_time_at_one_point() -> None:
+    mel = np.repeat(np.arange(200, dtype=np.float32)[:, None], 3, axis=1)  # each frame says where it was
+    moves = []
+    for i in range(200):
+        source = time_warp(mel, np.random.default_rng(i), 20)
+        assert source.shape == mel.shape and source.dtype == np.float32
+        assert np.array_equal(source[:, 0], source[:, 2])
+        assert source[0, 0] == 0 and source[-1, 0] == 199
+        rates = np.diff(source[:, 0])
+        assert rates.min() > 0.5 and rates.max() < 2
+        bends = np.flatnonzero(np.abs(np.diff(rates)) > 1e-3)
+        assert len(bends) == 0 or bends.max() - bends.min() <= 1  # one point, between two frames
+        moves.append(np.abs(source[:, 0] - mel[:, 0]).max())
+    assert 15 < max(moves) <= 20 and np.mean(moves) > 5
+
+
+def test_a_short_utterance_is_warped_little_or_not_at_all() -> None:
+    mel = np.repeat(np.arange(40, dtype=np.float32)[:, None], 3, axis=1)
+    moves = [np.abs(time_warp(mel, np.random.default_rng(i), 80) - mel).max() for i in range(100)]
+    assert 3 < max(moves) <= 5  # an eighth
+    assert np.array_equal(time_warp(mel[:7], np.random.default_rng(0), 80), mel[:7])
+    assert np.array_equal(time_warp(mel, np.random.default_rng(0), 0), mel)
 
 
 def test_a_draw_depends_on_seed_epoch_utterance_and_purpose_alone() -> None:

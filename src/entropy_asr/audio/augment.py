@@ -60,10 +60,34 @@ def no_speech(length: int, draw: Callable[[np.random.Generator], np.ndarray], rn
     return (10 ** (level / 20) / max(float(np.std(noise)), 1e-6) * noise).astype(np.float32)
 
 
+def time_warp(mel: np.ndarray, rng: np.random.Generator, most: int) -> np.ndarray:
+    """SpecAugment's time warp (Park et al., 2019): a point in time is moved, and what lies before and after it stretched to fit.
+
+    The point is drawn from the middle half, the way from at most `most` frames and at most an eighth of the utterance, to either
+    side: so nothing becomes more than twice as fast or as slow, however short the utterance.
+
+    Args:
+        mel: (T, num_mel_bins). most: frames; 0: as it is.
+
+    Returns:
+        (T, num_mel_bins), linear between the frames.
+    """
+    frames = len(mel)
+    most = min(most, frames // 8)
+    if most == 0:
+        return mel
+    point = int(rng.integers(frames // 4, frames - frames // 4))
+    moved = point + int(rng.integers(-most, most + 1))
+    source = np.interp(np.arange(frames), [0, moved, frames - 1], [0, point, frames - 1])
+    before = np.minimum(source.astype(int), frames - 2)
+    weight = (source - before).astype(np.float32)[:, None]
+    return (1 - weight) * mel[before] + weight * mel[before + 1]
+
+
 def spec_augment(
     mel: np.ndarray, fill: np.ndarray, rng: np.random.Generator, config: Augment, time_scale: float = 1.0
 ) -> np.ndarray:
-    """A masked copy of (T, num_mel_bins) features (Park et al., 2019); masks hold `fill`, the global mean.
+    """SpecAugment's masks (Park et al., 2019) in a copy of (T, num_mel_bins) features; they hold `fill`, the global mean.
 
     Args:
         time_scale: CR-CTC masks 2.5 times as much time, in 2.5 times as many masks (Yao et al., 2024).

@@ -20,7 +20,7 @@ from lhotse.dataset.sampling import DynamicBucketingSampler
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from entropy_asr.audio.augment import NoiseSource, at_speed, generator_for, no_speech, pad_and_add_noise, spec_augment
+from entropy_asr.audio.augment import NoiseSource, at_speed, generator_for, no_speech, pad_and_add_noise, spec_augment, time_warp
 from entropy_asr.audio.features import load_audio, log_mel
 from entropy_asr.audio.precompute_features import stored_log_mel
 from entropy_asr.config import Augment, Features
@@ -143,6 +143,7 @@ class TrainingBatches:
             mel, target = self._heard(cut, epoch)
             targets.append(target)
             rng = generator_for(self.seed, epoch, cut.id, "masks")
+            mel = time_warp(mel, rng, self.augment.time_warp)
             for copy in copies:
                 copy.append(spec_augment(mel, self.fill, rng, self.augment, time_scale))
         features, lens = pad_features([mel for copy in copies for mel in copy])
