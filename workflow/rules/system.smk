@@ -111,6 +111,7 @@ rule ia_sft_gate:
     params:
         folder=lambda wildcards, input: f'"{os.path.dirname(input[0])}"' if input else "null",
     localrule: True
+    priority: 50  # joint SFT could not go before what matters less
     shell:
         "printf '{{\"iteration\": %s}}\\n' {params.folder:q} > {output}"
 
