@@ -113,7 +113,7 @@ class TrainingBatches:
         epoch, skip = start
         while True:
             sampler = DynamicBucketingSampler(
-                self.cuts.map(partial(self._warp, epoch=epoch)),
+                self.cuts.map(partial(self._perturb_speed, epoch=epoch)),
                 max_duration=self.max_duration,
                 num_buckets=self.buckets,
                 shuffle=True,
@@ -129,7 +129,7 @@ class TrainingBatches:
                 raise InputError("the training set is empty, or each utterance is longer than max_duration")
             epoch, skip = epoch + 1, 0
 
-    def _warp(self, cut: Cut, epoch: int) -> Cut:
+    def _perturb_speed(self, cut: Cut, epoch: int) -> Cut:
         factor = generator_for(self.seed, epoch, cut.id, "speed").choice(self.augment.speed_factors)
         return at_speed(cut, float(factor))
 
