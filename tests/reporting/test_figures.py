@@ -56,6 +56,18 @@ def test_swaps_threshold_and_overlap_are_labelled(drawn_from: dict[str, Path]) -
     )
 
 
+def test_every_seeds_jobs_are_in_the_timeline_whenever_it_ran(drawn_from: dict[str, Path]) -> None:
+    first = tables.read_table(drawn_from["timeline"])
+    day_later = [{**row, "seed": "2"} | {at: row[at].replace("-01T", "-02T") for at in ("started", "ended")} for row in first]
+    assert [row["started"] for row in day_later] != [row["started"] for row in first]
+    figure = figures.draw_timeline(first + day_later, "speech")
+    bars = [[(bar.get_x(), bar.get_width()) for group in ax.containers for bar in group] for ax in figure.axes]
+    assert len(bars[0]) == len(first) and bars[0] == bars[1]
+    for ax, drawn in zip(figure.axes, bars, strict=True):
+        left, right = ax.get_xlim()
+        assert left == 0 and max(begin + width for begin, width in drawn) < right
+
+
 def test_iterations_that_count_anew_are_put_in_a_row() -> None:
     rows = [{"index": i, "step": s} for i, s in (("0", "10"), ("0", "20"), ("1", "10"), ("1", "20"), ("2", "10"))]
     assert figures._continuous_steps(rows) == ([10, 20, 30, 40, 50], [20, 40])

@@ -25,6 +25,8 @@ from entropy_asr.files import atomic_write, read_table
 from entropy_asr.reporting.jobs import ENCODER, LM, SHARED, overlap_minutes, parse_time
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -199,12 +201,13 @@ def draw_timeline(rows: Rows, speech: str) -> Figure:
     figure, grid = plt.subplots(
         len(seeds), figsize=(9, 0.9 + 0.27 * sum(heights)), sharex=True, squeeze=False, height_ratios=heights
     )
-    origin = min(parse_time(row["started"]) for row in rows)
-
-    def minutes(text: str) -> float:
-        return (parse_time(text) - origin).total_seconds() / 60
-
+    last = 0.0
     for ax, (seed, lines) in zip(grid.flat, shown.items(), strict=True):
+        origin = min(parse_time(row["started"]) for row in lines)  # a seed may run a day after the one before
+
+        def minutes(text: str, origin: datetime = origin) -> float:
+            return (parse_time(text) - origin).total_seconds() / 60
+
         for place, row in enumerate(lines):
             drawn = look(row["arm"], rows)
             begin, end = minutes(row["started"]), minutes(row["ended"])
@@ -222,9 +225,9 @@ def draw_timeline(rows: Rows, speech: str) -> Figure:
             label = f"IA-SFT iteration 0 beside pretraining part 1: {shared:.1f} min"
             ax.axvspan(begin, begin + shared, facecolor="#f2d9c4", edgecolor="#d1702b", linewidth=0.8, zorder=0, label=label)
             ax.legend(loc="upper right")
-        ax.margins(x=0.1)
-        ax.set_xlim(left=0)
-    grid.flat[-1].set_xlabel(f"minutes since the first job started; {speech}")
+        last = max(last, *(minutes(row["ended"]) for row in lines))
+    grid.flat[-1].set_xlim(0, 1.1 * last)
+    grid.flat[-1].set_xlabel(f"minutes since the first job{' of the seed' if len(seeds) > 1 else ''} started; {speech}")
     return figure
 
 
