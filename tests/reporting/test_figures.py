@@ -73,6 +73,17 @@ def test_iterations_that_count_anew_are_put_in_a_row() -> None:
     assert figures._continuous_steps(rows) == ([10, 20, 30, 40, 50], [20, 40])
 
 
+def test_iterations_with_a_single_line_each_are_put_in_a_row_too() -> None:
+    rows = [{"index": str(i), "step": "30"} for i in range(3)]
+    assert figures._continuous_steps(rows) == ([30, 60, 90], [30, 60])
+
+
+def test_swaps_of_the_first_seed_alone_are_named(drawn_from: dict[str, Path]) -> None:
+    rows = tables.read_table(drawn_from["cka"])
+    both = texts(figures.draw_cka([*rows, *({**row, "seed": "2"} for row in rows)], "speech"))
+    assert both.count("swap 1\nstep 100") == 1 and "seed 2" in both
+
+
 def test_parts_that_go_on_in_one_count_keep_it() -> None:
     rows = [{"index": i, "step": s} for i, s in (("0", "10"), ("0", "20"), ("1", "30"))]
     assert figures._continuous_steps(rows) == ([10, 20, 30], [20])

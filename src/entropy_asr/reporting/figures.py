@@ -146,7 +146,7 @@ def _continuous_steps(line: Rows) -> tuple[list[int], list[int]]:
     for position, row in enumerate(line):
         step = int(row["step"])
         if position and row["index"] != line[position - 1]["index"]:
-            if step < int(line[position - 1]["step"]):
+            if step <= int(line[position - 1]["step"]):
                 offset = steps[-1]
             borders.append(steps[-1])
         steps.append(offset + step)
@@ -171,7 +171,10 @@ def draw_cka(rows: Rows, speech: str) -> Figure:
     for row in swaps:
         step, value = int(row["step"]), float(row["cka"])
         ax.axvline(step, color="#8a94a0", linewidth=0.9, linestyle=":")
-        ax.plot([step], [value], "v", color="#d1702b", markeredgecolor="black", markersize=9, zorder=4)
+        color = _ARMS[seeds.index(row["seed"]) % len(_ARMS)].color if len(seeds) > 1 else "#d1702b"
+        ax.plot([step], [value], "v", color=color, markeredgecolor="black", markersize=9, zorder=4)
+        if row["seed"] != seeds[0]:  # the words would lie on each other
+            continue
         label = (f"swap {row['part']}" if int(row["part"]) else "alignment") + f"\nstep {step}"
         ax.annotate(label, (step, value), xytext=(7, -4), textcoords="offset points", fontsize=8, va="top")
     if settings["threshold"]:
