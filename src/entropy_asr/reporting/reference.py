@@ -20,6 +20,7 @@ FILES = [
 OPTIONAL = ["tables/metric_validation.csv"]  # made on request
 COLUMNS = {
     "arm": "arm",
+    "seed": "seed",
     "test_set": "test set",
     "metric": "metric",
     "value_percent": "%",
