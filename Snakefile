@@ -1,13 +1,14 @@
 # The experiment: which file is made from which. Logic is in src/entropy_asr; the scale is in config/*.yaml.
 #
 #   snakemake --cores 2 results/tables/main.csv                                            the default scale, mini
-#   snakemake --cores 2 --configfile config/smoke.yaml --directory runs/smoke all          another scale, its own results
-#   snakemake --profile slurm results/tables/main.csv                                      the paper's scale, on a cluster
+#   snakemake --cores 2 --configfile config/smoke.yaml all                                 another scale, in runs/smoke
+#   snakemake --profile slurm results/tables/main.csv                                      the paper's scale, on a cluster, in runs/paper
 import os
 
 from snakemake.utils import min_version
 
 min_version("9.0")
+DEFAULT = "mini"  # the experiment whose results lie in results/, not in runs/<name>/results/
 if not workflow.configfiles:
     configfile: os.path.join(workflow.basedir, "config/mini.yaml")
 

@@ -9,7 +9,7 @@ from repository import REPO
 
 from entropy_asr.config import RECIPES, Config
 from entropy_asr.config_docs import json_schema, reference_page
-from entropy_asr.config_files import STAGE_SECTIONS, load_config, load_stage, stage_json
+from entropy_asr.config_files import STAGE_SECTIONS, load_config, load_stage, stage_json, stage_names
 from entropy_asr.errors import InputError
 from entropy_asr.plan import parameters
 
@@ -92,7 +92,7 @@ def test_stages_name_real_sections(stage: str) -> None:
 
 def test_a_parameter_of_alignment_changes_no_other_stage() -> None:
     changed = Config(align=Config().align.model_copy(update={"peak_lr": 0.5}))
-    different = {stage for stage in STAGE_SECTIONS if stage_json(changed, stage) != stage_json(Config(), stage)}
+    different = {stage for stage in stage_names(Config()) if stage_json(changed, stage) != stage_json(Config(), stage)}
     assert different == {"align", "joint_sft_alone"}  # the latter takes alignment's steps on, where an arm has none
 
 
@@ -111,7 +111,9 @@ def test_a_new_arm_is_a_few_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize("paths", CONFIGS, ids=lambda paths: paths[-1].stem)
 def test_shipped_configs_are_valid(paths: tuple[Path, ...]) -> None:
     config = load_config(*paths)
-    assert config.name == paths[-1].stem
+    named = yaml.safe_load(paths[-1].read_text()).get("name")
+    assert named == paths[-1].stem or (named is None and paths[-1].stem == "peers")  # adds rows to the experiment below it
+    assert named in (None, config.name)
     assert config.quality.max_speed >= max(config.augment.speed_factors)
 
 
@@ -160,7 +162,7 @@ def test_the_small_llm_has_about_half_the_parameters(paths: tuple[Path, ...]) ->
 def test_a_parameter_of_one_pretraining_head_changes_no_other_kind() -> None:
     def changed(**sections: object) -> set[str]:
         config = Config(**sections)
-        return {stage for stage in STAGE_SECTIONS if stage_json(config, stage) != stage_json(Config(), stage)}
+        return {stage for stage in stage_names(Config()) if stage_json(config, stage) != stage_json(Config(), stage)}
 
     assert changed(aed={"layers": 2}) == {"pretrain_attention"}
     assert changed(ctc={"consistency": 0.1}) == {"pretrain"}

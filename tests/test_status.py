@@ -2,6 +2,8 @@
 
 import json
 import os
+import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -9,8 +11,10 @@ import pytest
 
 from entropy_asr import status
 from entropy_asr.cluster import Job
-from entropy_asr.status import KINDS, last_lines, run_status, show
+from entropy_asr.status import KINDS, failed_jobs, last_lines, run_status, show
 
+PART, LOG = "results/encoders/phoneme/seed-1/part-1", "results/logs/pretrain/phoneme/seed-1/part-1.log"
+MARK = f"{PART}/.encoder.safetensors.begun"
 STATE = "results/state/encoders/phoneme/seed-1/part-1"
 
 
@@ -26,6 +30,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             json.dumps({"step": step, "last_step": 100, "time": 1000.0 + 2 * step}) + "\n" for step in (48, 49, 50)
         ),
         "results/logs/pretrain/phoneme/seed-1/part-1.log": "step 50\n  warnings.warn(\nRuntimeError: broken\n",
+        MARK: "\n".join(["another-host", "17", "pretrain_part", LOG, f"{PART}/encoder.safetensors", "--", "config.json", ""]),
     }.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
@@ -47,6 +52,25 @@ def test_a_stage_that_nobody_goes_on_with_has_stopped(run: Path, capsys: pytest.
     show(rows)
     printed = capsys.readouterr().out
     assert "RuntimeError: broken" in printed and "warnings.warn" not in printed and "docs/cluster.md" in printed
+
+
+def test_a_stage_whose_process_died_on_this_host_has_stopped_at_once(run: Path) -> None:
+    """Without Slurm, as after `kill -9`: the log is fresh, but the process is gone."""
+    words = (run / MARK).read_text().splitlines()
+    with subprocess.Popen(["bash", "-c", "sleep 60; :", words[4]]) as process:  # as the shell of a job names its output
+        (run / MARK).write_text("\n".join([socket.gethostname(), str(process.pid), *words[2:], ""]))
+        assert run_status(run)[1].state == "running"
+        process.kill()
+    row = run_status(run)[1]
+    assert (row.state, row.seconds_left) == ("stopped", None)
+
+
+def test_a_failed_run_names_the_stage_its_log_and_how_to_go_on(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run)
+    first, *log, last = failed_jobs(Path("results"), "snakemake --cores 2 all")
+    assert "pretrain_part" in first and f"{PART}/encoder.safetensors" in first and LOG in first
+    assert "RuntimeError: broken" in "".join(log)
+    assert last == "To go on from where it stopped: snakemake --cores 2 all"
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ class Augment(Section):
     noise_snr_std: float = Field(5.0, ge=0, description="dB [P]")
     noise_folders: list[str] = Field(
         default_factory=list,
-        description="folders of recorded noise (wav, flac, opus), as seen from the working directory; "
+        description="folders of recorded noise (wav, flac, opus), relative to the repository; "
         "empty: babble of training speech, and generated vehicle-like and music-like noise",
     )
     empty_fraction: Fraction = Field(
@@ -608,6 +608,11 @@ class Config(Section):
             return list(self.arms)
         made = dict.fromkeys(self.recipe(arm).shares or arm for arm in self.arms)
         return [arm for arm in made if getattr(self.recipe(arm), stage)]
+
+    @property
+    def all_arms(self) -> list[str]:
+        """The arms to compare, then those whose stages they share."""
+        return list(dict.fromkeys([*self.arms, *self.arms_with("align"), *self.arms_with("ia_sft")]))
 
     @property
     def objectives(self) -> list[Objective]:

@@ -2,7 +2,8 @@
 
 A stage never sees the whole experiment: the workflow writes one JSON file a stage, with just the sections that the stage
 lists in ``STAGE_SECTIONS``.  A parameter of alignment can therefore not make pretraining run again, and a stage that reads
-a section it did not list fails at once.
+a section it did not list fails at once.  The file also says, under ``made_by``, what else defines what the stage makes and is
+no file of the workflow: versions of the code, splits, recorded audio and noise.
 
 An experiment may be several files, each laid over those before it, as Snakemake's `--configfile a.yaml b.yaml` does.
 
@@ -10,7 +11,9 @@ An experiment may be several files, each laid over those before it, as Snakemake
     entropy-asr config check config/mini.yaml config/study.yaml
 """
 
+import hashlib
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,12 +21,17 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from entropy_asr.config import Config
+from entropy_asr.config import Config, Corpus
 from entropy_asr.errors import InputError, did_you_mean
+from entropy_asr.files import sha256
+from entropy_asr.records import folder_digest
+from entropy_asr.versions import NORMALIZER_VERSION, PHONEMES_VERSION, STAGE_VERSIONS
 
 # What each stage may read. A change in any other section does not run the stage again.
 STAGE_SECTIONS: dict[str, list[str]] = {
+    "unpack": [],
     "manifests": ["quality"],
+    "phonemes": [],
     "units": ["units"],
     "tokenizer": ["llm", "prompt"],
     "small_tokenizer": ["small_llm", "prompt"],
@@ -41,16 +49,131 @@ STAGE_SECTIONS: dict[str, list[str]] = {
     "decode": ["features", "prompt", "decode"],
     "conditions": ["features", "hallucination"],
     "metrics": ["features", "metrics"],
+    "score": [],
+    "report": [],
+    # Of one corpus, arm, test set or peer, as `manifests.<corpus>`.
+    "arm": [],
+    "test": [],
+    "peer": [],
+}
+MADE_BY = "made_by"
+# Source files that define what a stage makes, where that stage takes seconds: it runs again when one of them changes.
+SOURCES = {
+    "score": ["evaluation/score.py", "text/normalize.py", "text/scripts.py"],
+    "report": ["reporting/*", "evaluation/*.py", "text/normalize.py", "text/scripts.py", "resampling.py", "files.py"],
 }
 
 
-def stage_json(config: Config, stage: str) -> str:
-    """The sections of one stage as canonical JSON; the workflow tracks this text as the rule's parameters.
+def stage_names(config: Config) -> list[str]:
+    """Names of all stage files of an experiment: `results/config/<name>.json`."""
+    several = {"manifests": config.data.corpora, "arm": config.all_arms, "test": config.data.test, "peer": config.peers}
+    return [
+        name
+        for stage in STAGE_SECTIONS
+        for name in ([f"{stage}.{one}" for one in several[stage]] if stage in several else [stage])
+    ]
+
+
+def stage_json(config: Config, stage: str, repo: Path = Path()) -> str:
+    """The sections of one stage, and what else it is made by, as canonical JSON.
 
     A stage of the small LLM finds its section under the name `llm`: the same code makes both.
+
+    Args:
+        stage: of `stage_names`.
+        repo: the repository as seen from the working directory; paths in a config are relative to it.
     """
-    sections = {name.removeprefix("small_"): getattr(config, name).model_dump(mode="json") for name in STAGE_SECTIONS[stage]}
+    kind, _, name = stage.partition(".")
+    sections = {key.removeprefix("small_"): getattr(config, key).model_dump(mode="json") for key in STAGE_SECTIONS[kind]}
+    if "augment" in sections:
+        sections["augment"]["noise_folders"] = [_in(repo, folder) for folder in config.augment.noise_folders]
+    sections[MADE_BY] = _made_by(config, kind, name, repo)
     return json.dumps(sections, indent=1, sort_keys=True, ensure_ascii=False)
+
+
+def _made_by(config: Config, kind: str, name: str, repo: Path) -> dict[str, Any]:
+    """What defines a stage's outputs beside its sections and the workflow's own files."""
+    data = config.data
+    splits = {"train": data.train, "dev": data.dev}
+    tests = {test: data.test[test].model_dump(mode="json") for test in sorted(data.test)}
+    normalizer, phonemes = {"normalizer": NORMALIZER_VERSION}, {"phonemes": PHONEMES_VERSION}
+    pretrain = {**splits, **_noise(config, repo)}
+    facts: dict[str, Any] = {
+        "unpack": {"max_utterances": config.quality.max_utterances},
+        "phonemes": phonemes,
+        "feature_stats": {"train": data.train},
+        "units": {"train": data.train},
+        "tokenizer": {"text": data.lm_text, **normalizer},
+        "lm": {"text": data.lm_text, **normalizer, **phonemes},
+        "pretrain": pretrain,
+        "metrics": {**splits, "test": tests, "aligner_seed": config.seeds[0]},
+        "score": normalizer,
+        "report": {**_compared(config), "test": tests, **normalizer},
+    }
+    facts["small_tokenizer"], facts["small_lm"], facts["pretrain_attention"] = facts["tokenizer"], facts["lm"], pretrain
+    facts |= dict.fromkeys(("align", "ia_sft", "joint_sft", "joint_sft_alone"), pretrain)
+    if kind == "manifests" and name:
+        facts[kind] = {**_corpus(data.corpora[name], repo), **normalizer, **phonemes}
+    elif kind == "arm" and name:
+        facts[kind] = {"recipe": config.recipe(name).model_dump(mode="json")}
+    elif kind == "test" and name:
+        facts[kind] = tests[name]
+    elif kind == "peer" and name:
+        peer = config.peers[name]
+        facts[kind] = {"peer": peer.model_dump(mode="json"), **_folder(repo, peer.path)}
+    version = STAGE_VERSIONS.get(kind.removeprefix("small_").split("_attention")[0].removesuffix("_alone"))
+    code = {"code": _source_digest(SOURCES[kind])} if kind in SOURCES else {}
+    return {**facts.get(kind, {}), **({"version": version} if version else {}), **code}
+
+
+def _corpus(corpus: Corpus, repo: Path) -> dict[str, Any]:
+    """What a corpus is made of: of a recorded one the listings, and names, sizes and times of its files.
+
+    The embedded corpus is known by the hashes in its SHA256SUMS, which are an input of its rule.
+    """
+    facts: dict[str, Any] = {"corpus": corpus.model_dump(mode="json")}
+    if corpus.kind == "jsonl":
+        folder = Path(_in(repo, corpus.path))
+        listings = [path for split in corpus.splits for path in sorted(folder.glob(f"{split}.jsonl*"))]
+        facts |= {"listings": {path.name: sha256(path) for path in listings}, **_folder(repo, corpus.path)}
+    return facts
+
+
+def _noise(config: Config, repo: Path) -> dict[str, Any]:
+    folders = {folder: _folder(repo, folder).get("files") for folder in config.augment.noise_folders}
+    return {"noise": folders} if folders else {}
+
+
+def _folder(repo: Path, path: str) -> dict[str, str]:
+    """The digest of a folder outside the workflow; nothing where there is none."""
+    folder = Path(_in(repo, path))
+    return {"files": folder_digest(folder)} if folder.is_dir() else {}
+
+
+def _compared(config: Config) -> dict[str, Any]:
+    """What tables and report are about."""
+    return {
+        "name": config.name,
+        "arms": config.arms,
+        "seeds": config.seeds,
+        "recipes": {arm: config.recipe(arm).model_dump(mode="json") for arm in config.all_arms},
+        "peers": {name: peer.model_dump(mode="json") for name, peer in config.peers.items()},
+        "train": config.data.train,
+        "synthetic": {name: corpus.synthetic or corpus.kind == "embedded" for name, corpus in config.data.corpora.items()},
+        "published": config.published,
+    }
+
+
+def _source_digest(patterns: list[str]) -> str:
+    """SHA-256 over source files of this package."""
+    package = Path(__file__).parent
+    files = sorted({path for pattern in patterns for path in package.glob(pattern) if path.is_file()})
+    return hashlib.sha256("\n".join(f"{path.relative_to(package)} {sha256(path)}" for path in files).encode()).hexdigest()
+
+
+def _in(repo: Path, path: str) -> str:
+    """A path of a config as seen from the working directory."""
+    return os.path.normpath(repo / path)
 
 
 def load_stage(path: str | Path) -> SimpleNamespace:
@@ -60,6 +183,7 @@ def load_stage(path: str | Path) -> SimpleNamespace:
         InputError: a key is unknown or a value does not fit.
     """
     raw = json.loads(Path(path).read_text(encoding="utf-8"))
+    raw.pop(MADE_BY, None)
     sections = {}
     for name, values in raw.items():
         field = Config.model_fields.get(name)

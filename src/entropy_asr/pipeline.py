@@ -2,11 +2,12 @@
 
 Snakemake decides what to run and runs it; DVC versions what a step made, moves it (`dvc push`, `dvc pull`) and compares it over
 commits.  Each DVC stage is one call of snakemake for one target rule of workflow/rules/steps.smk.  What a step makes depends on
-the config (arms, seeds), so another config has another dvc.yaml:
+the config (arms, seeds), so another config has another dvc.yaml, and its own folder of results:
 
     entropy-asr dvc config/mini.yaml        # writes dvc.yaml; a test compares the committed one
 """
 
+import os
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,12 @@ HEADER = """\
 """
 
 
+DEFAULT = "mini"  # as in Snakefile
+# Of the code. DVC only calls snakemake when they change; snakemake decides what that reruns.
+VERSIONS = "src/entropy_asr/versions.py"
+SCORER = ["src/entropy_asr/evaluation", "src/entropy_asr/text"]
+
+
 @dataclass
 class Step:
     """One DVC stage."""
@@ -38,11 +45,12 @@ class Step:
 
 
 def steps(config: Config) -> list[Step]:
-    """All steps of an experiment, in the order of the recipe."""
+    """All steps of an experiment, in the order of the recipe; paths are relative to where its `results` lie."""
 
     def system(stage: str, arms: list[str]) -> list[str]:
         return [f"results/systems/{arm}/seed-{seed}/{stage}" for arm in arms for seed in config.seeds]
 
+    arms = ["arms", "recipes"]
     scratch = [lm for lm, llm in config.llms.items() if llm.pretrained is None]
     lms, encoders, trained = [f"results/text/{lm}" for lm in config.llms], ["results/encoders"], ["seeds", "data.train"]
     tokenizers = [lm.replace("lm", "tokenizer") for lm in scratch]
@@ -56,6 +64,7 @@ def steps(config: Config) -> list[Step]:
     alone = [] if all(config.recipe(arm).align for arm in config.arms) else ["joint_sft_alone"]
     corpora = sorted({corpus.path for corpus in config.data.corpora.values()})
     manifests = [f"results/manifests/{name}" for name in sorted(config.data.corpora)]
+    embedded = any(corpus.kind == "embedded" for corpus in config.data.corpora.values())
     conditions = ["results/manifests/conditions", "results/audio/conditions"]
     packaged = ["results/peers"] if any(peer.packaged for peer in config.peers.values()) else []
     encoders_of_peers = any(peer.encoder_metrics for peer in config.peers.values())
@@ -66,7 +75,15 @@ def steps(config: Config) -> list[Step]:
     data = [*manifests, "results/features", "results/text/phonemes", *(["results/text/units"] if units else [])]
     found = [
         Step(
-            "data", data, corpora, ["data.corpora", "data.train"], ["manifests", "feature_stats", *(["units"] if units else [])]
+            "data",
+            data,
+            corpora,
+            ["data.corpora", "data.train"],
+            [
+                *(["unpack"] if embedded else []),
+                *(f"manifests.{name}" for name in sorted(config.data.corpora)),
+                *("feature_stats", "phonemes", *(["units"] if units else [])),
+            ],
         ),
         Step(
             "lm",
@@ -82,17 +99,26 @@ def steps(config: Config) -> list[Step]:
             [*trained, "data.dev"],
             ["pretrain", *(["pretrain_attention"] if attention else []), *stored],
         ),
-        Step("align", align, [*manifests, *encoders, *lms], trained, ["align"]),
+        Step("align", align, [*manifests, *encoders, *lms], [*trained, *arms], ["align"]),
         Step("ia_sft", ia_sft, [*manifests, *encoders, *lms, *system("align", asynchronous)], trained, ["ia_sft"]),
-        Step("joint_sft", joint, [*manifests, *encoders, *lms, *align, *ia_sft], trained, ["joint_sft", *alone]),
+        Step(
+            "joint_sft",
+            joint,
+            [*manifests, *encoders, *lms, *align, *ia_sft],
+            [*trained, *arms],
+            ["joint_sft", *alone, *(f"arm.{arm}" for arm in config.all_arms)],
+        ),
         Step(
             "decode",
             ["results/decode", *conditions, *packaged],
             [*manifests, "results/features", *encoders, *joint, *given],
             ["data.test", "peers"],
-            ["decode", "conditions"],
+            [
+                *("decode", "conditions", *(f"test.{test}" for test in sorted(config.data.test))),
+                *(f"peer.{peer}" for peer in sorted(config.peers)),
+            ],
         ),
-        Step("score", ["results/metrics/score"], ["results/decode"]),
+        Step("score", ["results/metrics/score"], ["results/decode", *SCORER], configs=["score"]),
         Step(
             "metrics",
             metrics,
@@ -104,15 +130,22 @@ def steps(config: Config) -> list[Step]:
             "report",
             [
                 *(f"results/{name}" for name in ("tables", "figures", "report", "config/resolved.yaml")),
-                *(f"results/metrics/{name}" for name in ("hallucination", "summary.json")),
+                "results/metrics/hallucination",
             ],
             [
                 *("results/metrics/score", "results/decode", *conditions, *metrics, *published),
-                *(*manifests, *encoders, *lms, *align, *ia_sft, *joint),
+                *(*manifests, *encoders, *lms, *align, *ia_sft, *joint, *SCORER, "src/entropy_asr/reporting"),
             ],
+            ["arms", "seeds"],
+            ["report"],
         ),
     ]
     return [step for step in found if step.outs]
+
+
+def results_place(config: Config) -> str:
+    """Prefix of an experiment's `results` folder, relative to the repository: nothing for the default."""
+    return "" if config.name == DEFAULT else f"runs/{config.name}/"
 
 
 def dvc_yaml(path: Path) -> str:
@@ -122,20 +155,22 @@ def dvc_yaml(path: Path) -> str:
         InputError: the config is wrong.
     """
     config, given = load_config(path), yaml.safe_load(path.read_text(encoding="utf-8"))
+    place = results_place(config)
     stages: dict[str, Any] = {}
     for step in steps(config):
-        outs = [*step.outs, *(f"results/config/{stage}.json" for stage in step.configs)]
-        sections = {section: None for stage in step.configs for section in STAGE_SECTIONS[stage]}
+        outs = [place + out for out in (*step.outs, *(f"results/config/{stage}.json" for stage in step.configs))]
+        sections = {section: None for stage in step.configs for section in STAGE_SECTIONS[stage.partition(".")[0]]}
         # A key that the config leaves to its default cannot be named: DVC refuses parameters that are not in the file.
         params = [key for key in [*sections, *step.params] if _has(given, key)]
         stage: dict[str, Any] = {
             "cmd": f"snakemake \\${{ENTROPY_ASR_RUN:---cores 2}} --configfile={path} step_{step.name}",
-            "deps": step.deps,
+            "deps": [VERSIONS, *(place + dep if dep.startswith("results/") else dep for dep in step.deps)],
             "params": [{str(path): params}] if params else [],
             "outs": [{out: {"persist": True}} for out in outs],
         }
         stages[step.name] = {key: value for key, value in stage.items() if value}
-    whole = {"stages": stages, "metrics": ["results/metrics/summary.json"], "plots": PLOTS}
+    plots = yaml.safe_load(yaml.safe_dump(PLOTS).replace("results/", f"{place}results/"))
+    whole = {"stages": stages, "metrics": [f"{place}results/tables/summary.json"], "plots": plots}
     return HEADER.format(config=path) + yaml.safe_dump(whole, sort_keys=False, width=130)
 
 
@@ -161,32 +196,45 @@ def _has(values: dict[str, Any], key: str) -> bool:
 
 
 def restore(path: Path) -> None:
-    """Make Snakemake take pulled results as what they are: made, in the order of the recipe, with this config.
+    """Check that what `dvc pull` brought was made with this config, and make what DVC does not hold.
 
-    Files come out of `dvc pull` with the time of the pull, and without Snakemake's records.  Audio is not in DVC as thousands of
-    files: that of the embedded corpus is unpacked again from its archives, and stored features are made again from it.
+    Times and Snakemake's own notes do not matter: records in the artifacts' folders say what each was made from.  Audio is not in
+    DVC as thousands of files: that of the embedded corpus is unpacked again from its archives, and stored features are made again
+    from it.
 
     Raises:
         InputError: something was not pulled, or was made with another config.
     """
     config = load_config(path)
+    folder = Path(results_place(config))
+    repo = Path(os.path.relpath(Path(), folder))
     wrong = []
     for step in steps(config):
-        wrong += [f"{out} is missing: dvc pull" for out in step.outs if not Path(out).exists()]
+        wrong += [f"{folder / out} is missing: dvc pull" for out in step.outs if not (folder / out).exists()]
         for stage in step.configs:
-            made = Path(f"results/config/{stage}.json")
+            made = folder / f"results/config/{stage}.json"
             if not made.exists():
                 wrong.append(f"{made} is missing: dvc pull")
-            elif made.read_text(encoding="utf-8").rstrip("\n") != stage_json(config, stage):
+            elif made.read_text(encoding="utf-8").rstrip("\n") != _stage_text(config, stage, repo, folder):
                 wrong.append(f"{made} differs from {path}: this stage was made with other parameters")
     if wrong:
         raise InputError("nothing was restored:\n" + "\n".join(f"  {line}" for line in wrong))
-    if any(corpus.kind == "embedded" for corpus in config.data.corpora.values()):
-        _snakemake(path, "results/audio/embedded/unpacked.json")
+    atomic_write(folder / "results/config/experiment", config.name + "\n")
+    lost = ["results/audio/embedded/unpacked.json"] if (folder / "results/config/unpack.json").exists() else []
     if config.engine.precompute_features:
-        _snakemake(path, "step_data", "--touch", "--forceall")
-        _snakemake(path, *(f"results/audio/features/{split}.jsonl.gz" for split in config.data.train))
-    _snakemake(path, "step_report", "--touch", "--forceall")
+        lost += [f"results/audio/features/{split}.jsonl.gz" for split in config.data.train]
+    if lost:
+        _snakemake(path, *lost)
+
+
+def _stage_text(config: Config, stage: str, repo: Path, folder: Path) -> str:
+    """A stage's file as the workflow writes it in its working directory."""
+    here = Path.cwd()
+    os.chdir(folder)
+    try:
+        return stage_json(config, stage, repo)
+    finally:
+        os.chdir(here)
 
 
 def _snakemake(path: Path, *words: str) -> None:

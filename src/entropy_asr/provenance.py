@@ -29,7 +29,7 @@ PACKAGES = (
 
 
 def fingerprint(config: Path, inputs: dict[str, Path]) -> dict[str, str]:
-    """SHA-256 of a stage's config and of each input; two runs with the same fingerprint compute the same thing."""
+    """SHA-256 of a stage's config and of each input."""
     return {"config": sha256(config), **{name: sha256(path) for name, path in sorted(inputs.items())}}
 
 
@@ -39,10 +39,14 @@ def _git(*arguments: str) -> str | None:
 
 
 class Provenance:
-    """Made when a stage starts, written when it ends."""
+    """Made when a stage starts, written when it ends.
 
-    def __init__(self, stage: str, config: Path, inputs: dict[str, Path]) -> None:
-        self.stage = stage
+    Args:
+        options: what else the command line says of the result: seed, part, iteration, which modules train.
+    """
+
+    def __init__(self, stage: str, config: Path, inputs: dict[str, Path], **options: Any) -> None:
+        self.stage, self.options = stage, options
         self.hashes = fingerprint(config, inputs)
         self.inputs = {name: str(path) for name, path in inputs.items()}
         self.started = time.time()
@@ -52,8 +56,8 @@ class Provenance:
 
     @property
     def key(self) -> str:
-        """One hash over config and inputs; a running state of another key is never resumed."""
-        return hashlib.sha256(repr(sorted(self.hashes.items())).encode()).hexdigest()
+        """One hash over stage, config, inputs and options; a running state of another key is never resumed."""
+        return hashlib.sha256(repr((self.stage, sorted(self.hashes.items()), sorted(self.options.items()))).encode()).hexdigest()
 
     def write(self, path: Path, **facts: Any) -> None:
         """Write provenance.json; facts: what only the stage knows (steps, audio hours, ...)."""
@@ -67,6 +71,7 @@ class Provenance:
                 "git_dirty": self.dirty,
                 "sha256": self.hashes,
                 "inputs": self.inputs,
+                "options": self.options,
                 "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
                 "python": platform.python_version(),
                 "hardware": {

@@ -4,8 +4,8 @@
     entropy-asr status runs/smoke
 
 Everything is read from files and from `squeue`; nothing is changed, no coordinator has to be alive, and without Slurm the files
-alone are shown.  Slurm forgets ended jobs after a while (MinJobAge, often 5 minutes): an older failure is seen by a running state
-that no job goes on with.
+alone are shown: each job notes its process (`entropy_asr.records`), and its own host knows whether that lives.  Slurm forgets
+ended jobs after a while (MinJobAge, often 5 minutes): an older failure is seen by a running state that no job goes on with.
 """
 
 import itertools
@@ -19,8 +19,9 @@ from pathlib import Path
 
 from entropy_asr.cluster import ENDED_BADLY, Job, slurm_jobs
 from entropy_asr.errors import InputError
+from entropy_asr.records import Begun, read_begun
 
-STALE_SECONDS = 900  # without a new log line, where Slurm does not say whether a stage runs
+STALE_SECONDS = 900  # without a new log line, where neither Slurm nor the host says whether a stage runs
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,9 @@ def run_status(folder: Path) -> list[Row]:
         print(f"{error}; what follows is from files alone", file=sys.stderr)
         latest = {}
     results, rows = folder / "results", []
+    marks = {str(Path(job.outputs[0]).parent): job for job in read_begun(results)}
     for kind in KINDS:
-        rows += [_stage(kind, values, results, latest) for values in _begun(kind, results, latest)]
+        rows += [_stage(kind, values, results, latest, marks) for values in _begun(kind, results, latest)]
     for comment, job in latest.items():
         if job.state != "COMPLETED":
             log = next(iter(folder.glob(f".snakemake/slurm_logs/**/{job.id}.log")), None)
@@ -117,18 +119,23 @@ def _order(values: dict[str, str]) -> tuple[str, int, int]:
     return values.get("name", ""), int(values.get("seed", 0)), int(values.get("number", 0))
 
 
-def _stage(kind: Kind, values: dict[str, str], results: Path, jobs: dict[str, Job]) -> Row:
+def _stage(kind: Kind, values: dict[str, str], results: Path, jobs: dict[str, Job], marks: dict[str, Begun]) -> Row:
     name = kind.artifact.format(**values)
     job = jobs.pop(kind.job.format(**values), None)
     row = Row(name, "done", job, log=results / kind.log.format(**values))
     live = job is not None and job.state not in (*ENDED_BADLY, "COMPLETED")
+    mark = marks.get(f"results/{name}")
+    live = live or bool(mark and mark.alive)
     if (results / name / "provenance.json").exists() and not live:
         return row
     _progress(row, results / kind.state.format(**values) / "train.jsonl")
     if job is not None:
         row.state = _job_state(job)
     if row.state in ("done", "completed"):  # ended, and the artifact is not there
-        row.state = "stopped" if job or _stale(results / kind.state.format(**values)) else "running"
+        runs = mark.alive if mark else False
+        if runs is None:
+            runs = not _stale(results / kind.state.format(**values))
+        row.state = "stopped" if job or not runs else "running"
     if row.state != "running":
         row.seconds_left = None
     return row
@@ -153,6 +160,18 @@ def _progress(row: Row, curve: Path) -> None:
     paces = [(b["time"] - a["time"]) / (b["step"] - a["step"]) for a, b in pairs if b["step"] > a["step"]]
     if paces:  # the median: a pause between two attempts is no training time
         row.seconds_left = statistics.median(paces) * (row.steps - row.step)
+
+
+def failed_jobs(results: Path, command: str) -> list[str]:
+    """What to say when a run ends with a failure: each job that did not end, its log, and the command that goes on."""
+    failed = [job for job in read_begun(results) if not job.alive]
+    lines = []
+    for job in failed:
+        lines.append(f"failed: {job.rule}, {job.outputs[0]}. Its log is {job.log}:")
+        lines += [f"  {line}" for line in last_lines(job.log, 5)]
+    if failed:
+        lines.append(f"To go on from where it stopped: {command}")
+    return lines
 
 
 def last_lines(path: Path, count: int = 8) -> list[str]:

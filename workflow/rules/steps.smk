@@ -72,17 +72,18 @@ rule step_report:
         "results/tables/main.csv",
         "results/tables/main.md",
         "results/report/index.html",
-        "results/metrics/summary.json",
+        "results/tables/summary.json",
     localrule: True
 
 
 rule metrics_summary:
     # The main table as nested JSON: what `dvc metrics` reads.
     input:
-        "results/tables/main.csv",
+        config="results/config/report.json",
+        main="results/tables/main.csv",
     output:
-        "results/metrics/summary.json",
+        "results/tables/summary.json",
     log:
         "results/logs/metrics_summary.log",
     shell:
-        "python -m entropy_asr.reporting.summary --main {input} --out {output} 2>&1 | tee {log}"
+        RECORD + "python -m entropy_asr.reporting.summary --main {input.main} --out {output} 2>&1 | tee {log}"

@@ -50,6 +50,7 @@ def before_joint(wildcards):
 rule align:
     input:
         config="results/config/align.json",
+        arm="results/config/arm.{arm}.json",
         train=TRAINED_ON,
         encoder=encoder_to_align,
         lm=lm_of,
@@ -69,13 +70,14 @@ rule align:
     resources:
         **RESOURCES["align"],
     shell:
-        "{LAUNCH[align]} entropy_asr.stages.align --config {input.config} $(printf -- '--train %s ' {input.train}) --encoder {input.encoder}"
+        RECORD + "{LAUNCH[align]} entropy_asr.stages.align --config {input.config} $(printf -- '--train %s ' {input.train}) --encoder {input.encoder}"
         " --lm $(dirname {input.lm}) --seed {wildcards.seed} --running {params.running} --out {params.out} 2>&1 | tee {log}"
 
 
 rule ia_sft_iteration:
     input:
         config="results/config/ia_sft.json",
+        arm="results/config/arm.{arm}.json",
         train=TRAINED_ON,
         encoder=lambda wildcards: part_of(wildcards, wildcards.iteration, "encoder.safetensors"),
         part=lambda wildcards: part_of(wildcards, wildcards.iteration, "part.json"),
@@ -97,29 +99,32 @@ rule ia_sft_iteration:
     resources:
         **RESOURCES["ia_sft"],
     shell:
-        "{LAUNCH[ia_sft]} entropy_asr.stages.ia_sft --config {input.config} $(printf -- '--train %s ' {input.train}) --encoder {input.encoder}"
+        RECORD + "{LAUNCH[ia_sft]} entropy_asr.stages.ia_sft --config {input.config} $(printf -- '--train %s ' {input.train}) --encoder {input.encoder}"
         " --part {input.part} --previous $(dirname {input.previous}) --lm $(dirname {input.lm}) --iteration {wildcards.iteration} --seed {wildcards.seed}"
         " --running {params.running} --out {params.out} 2>&1 | tee {log}"
 
 
 rule ia_sft_gate:
-    # Names iteration i, or nothing if pretraining ended before part i: joint SFT waits for all gates.
+    # Names iteration i and the hash of its model, or nothing if pretraining ended before part i: joint SFT waits for all gates.
     input:
         iteration_if_any,
     output:
         SYSTEM + "/ia_sft/gate-{iteration}.json",
     params:
-        folder=lambda wildcards, input: f'"{os.path.dirname(input[0])}"' if input else "null",
+        model=lambda wildcards, input: f"--model {input[0]}" if input else "",
+    log:
+        "results/logs/ia_sft_gate/{arm}/seed-{seed}/{iteration}.log",
     localrule: True
     priority: 50  # joint SFT could not go before what matters less
     shell:
-        "printf '{{\"iteration\": %s}}\\n' {params.folder:q} > {output}"
+        RECORD + "python -m entropy_asr.stages.ia_sft_gate {params.model} --out {output} 2>&1 | tee {log}"
 
 
 rule joint_sft:
     input:
         unpack(before_joint),
         config=lambda wildcards: f"results/config/joint_sft{'' if CONFIG.recipe(wildcards.arm).align else '_alone'}.json",
+        arm="results/config/arm.{arm}.json",
         train=TRAINED_ON,
         encoder=encoder_of,
         lm=lm_of,
@@ -145,5 +150,5 @@ rule joint_sft:
     resources:
         **RESOURCES["joint_sft"],
     shell:
-        "{LAUNCH[joint_sft]} entropy_asr.stages.joint_sft --config {input.config} $(printf -- '--train %s ' {input.train}) --encoder {input.encoder}"
+        RECORD + "{LAUNCH[joint_sft]} entropy_asr.stages.joint_sft --config {input.config} $(printf -- '--train %s ' {input.train}) --encoder {input.encoder}"
         " {params.start} --lm $(dirname {input.lm}) --seed {wildcards.seed} --running {params.running} --out {params.out} 2>&1 | tee {log}"

@@ -33,8 +33,9 @@ from typing import TYPE_CHECKING, Any
 
 from entropy_asr.corpora.utterance import Utterance
 from entropy_asr.errors import InputError
-from entropy_asr.text.normalize import NORMALIZER_VERSION, normalize
-from entropy_asr.text.phonemes import PHONEMES_VERSION, Pronunciation, as_said, phonemize
+from entropy_asr.text.normalize import normalize
+from entropy_asr.text.phonemes import Pronunciation, as_said, phonemize
+from entropy_asr.versions import NORMALIZER_VERSION, PHONEMES_VERSION
 
 if TYPE_CHECKING:
     from entropy_asr.config import Quality

@@ -30,8 +30,9 @@ import typer
 
 from entropy_asr.errors import InputError, friendly_exit
 from entropy_asr.files import atomic_write, read_jsonl, write_json
-from entropy_asr.text.normalize import NORMALIZER_VERSION, normalize
+from entropy_asr.text.normalize import normalize
 from entropy_asr.text.scripts import Language, tokens_for_scoring
+from entropy_asr.versions import NORMALIZER_VERSION
 
 Unit = Literal["en", "zh", "mixed", "phonemes"]
 METRICS: dict[Unit, str] = {"en": "WER", "zh": "CER", "mixed": "MER", "phonemes": "PER"}

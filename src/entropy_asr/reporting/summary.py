@@ -1,6 +1,6 @@
 """The main table as nested JSON, for `dvc metrics show` and `dvc metrics diff`.
 
-python -m entropy_asr.reporting.summary --main results/tables/main.csv --out results/metrics/summary.json
+python -m entropy_asr.reporting.summary --main results/tables/main.csv --out results/tables/summary.json
 """
 
 import csv

@@ -37,7 +37,7 @@ def main(
     configure_logging()
     settings = load_stage(config)
     inputs = {f"train-{i}": path for i, path in enumerate(train)} | {"encoder": encoder, "lm": lm / "lm.json"}
-    provenance = Provenance("align", config, inputs)
+    provenance = Provenance("align", config, inputs, seed=seed)
     torch.manual_seed(seed)
 
     conformer = load_encoder(encoder)

@@ -55,7 +55,7 @@ def main(
     settings = load_stage(config)
     inputs = {f"train-{i}": path for i, path in enumerate(train)}
     inputs |= {"encoder": encoder, "part": part, "previous": previous / "model.safetensors", "lm": lm / "lm.json"}
-    provenance = Provenance("ia_sft", config, inputs)
+    provenance = Provenance("ia_sft", config, inputs, seed=seed, iteration=iteration)
 
     last = read_json(part)["ended_by"] == "last_step"
     steps = iteration_steps(settings.ia_sft.steps, settings.cka.max_parts, iteration, last)

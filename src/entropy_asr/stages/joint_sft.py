@@ -54,7 +54,7 @@ def main(
     schedule = settings.joint_sft.model_copy(update={"steps": steps})
     inputs = {f"train-{i}": path for i, path in enumerate(train)} | {"encoder": encoder, "lm": lm / "lm.json"}
     inputs |= {"previous": previous / "model.safetensors"} if previous else {}
-    provenance = Provenance("joint_sft", config, inputs)
+    provenance = Provenance("joint_sft", config, inputs, seed=seed, freeze_encoder=freeze_encoder)
 
     llm, tokenizer = load_llm(lm)
     if gates:

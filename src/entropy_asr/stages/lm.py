@@ -42,16 +42,17 @@ def main(
     if named is None:
         if text is None or tokenizer is None:
             raise InputError("llm.pretrained is null: a small LM is trained, which needs data.lm_text and the tokenizer")
-        provenance = Provenance("lm", config, {"text": text, "tokenizer": tokenizer / "tokenizer.json"})
+        provenance = Provenance("lm", config, {"text": text, "tokenizer": tokenizer / "tokenizer.json"}, seed=seed)
         facts = _train(settings, text, tokenizer, provenance.key, running, out, seed)
-        weights = sha256(out / "model.safetensors")
+        weights = {name: sha256(out / name) for name in ("config.json", "model.safetensors", "tokenizer.json")}
     elif folder is None:
         provenance, weights = Provenance("lm", config, {}), None
     else:
-        model = folder / "model.safetensors"
-        provenance, weights = Provenance("lm", config, {"model": model}), sha256(model)
+        files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")}
+        provenance = Provenance("lm", config, files)
+        weights = {name: provenance.hashes[name] for name in files}
         named = os.path.relpath(folder, out)
-    # The hash makes this file another one when the weights are others: it stands for them as an input of later stages.
+    # The hash makes this file another one when the model is another: it stands for it as an input of later stages.
     write_json(out / "lm.json", {"pretrained": named, "revision": settings.llm.revision, "sha256": weights})
     provenance.write(out / "provenance.json", **facts)
     if settings.llm.pretrained is None:

@@ -55,7 +55,7 @@ def main(
     settings = load_stage(config)
     inputs = {f"train-{i}": path for i, path in enumerate(train)} | {f"dev-{i}": path for i, path in enumerate(dev)}
     inputs |= {"labels": labels, "stats": stats} | ({"previous": previous} if previous else {})
-    provenance = Provenance("pretrain", config, inputs)
+    provenance = Provenance("pretrain", config, inputs, seed=seed, part=part, objective=objective)
     device = distributed.start()
     torch.manual_seed(seed)
 

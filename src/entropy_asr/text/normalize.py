@@ -27,8 +27,6 @@ from entropy_asr.text.scripts import HANZI, Language, has_hanzi
 if TYPE_CHECKING:
     from wetext import Normalizer
 
-NORMALIZER_VERSION = "2"
-
 _ENGLISH_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _HANZI_DIGITS = "零一二三四五六七八九"
 _TENS = ("", "", "twenties", "thirties", "forties", "fifties", "sixties", "seventies", "eighties", "nineties")

@@ -42,7 +42,6 @@ from entropy_asr.errors import InputError, friendly_exit
 from entropy_asr.files import atomic_write
 from entropy_asr.text.scripts import Language, has_hanzi, script_runs
 
-PHONEMES_VERSION = "1"
 BLANK = "<blk>"
 LINE_BLANK = "_"  # CTC's blank in a pronunciation line
 
