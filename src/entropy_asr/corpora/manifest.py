@@ -125,6 +125,7 @@ def make_cut(item: Accepted, corpus_kind: str) -> MonoCut:
             "words": [[word, len(phonemes)] for word, phonemes in item.pronunciation.words],
             "domain": utterance.domain,
             "corpus_kind": corpus_kind,
+            "audio_sha256": item.audio.sha256,  # other samples make another manifest, and what was made from it stale
         },
     )
     return MonoCut(

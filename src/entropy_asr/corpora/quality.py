@@ -26,8 +26,9 @@ Reasons, in the order in which they are looked for:
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -48,11 +49,12 @@ _FIRST_FEW = 3
 
 @dataclass(frozen=True)
 class AudioFile:
-    """What libsndfile says of a file: samples a second, samples, channels."""
+    """What libsndfile says of a file: samples a second, samples, channels; and a hash of the utterance's samples."""
 
     sampling_rate: int
     num_samples: int
     channels: int
+    sha256: str = ""
 
     @property
     def duration(self) -> float:
@@ -161,7 +163,7 @@ def _check_audio(utterance: Utterance, quality: Quality) -> tuple[AudioFile, flo
         return excluded("non_finite_samples", f"{int((~np.isfinite(samples)).sum())} of {len(samples)} samples")
     if not samples.any():
         return excluded("silent_audio", f"all {len(samples)} samples are zero")
-    return audio, duration
+    return replace(audio, sha256=hashlib.sha256(samples.tobytes()).hexdigest()[:16]), duration
 
 
 def held_out_rank(split: str) -> int:
