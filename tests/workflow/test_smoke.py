@@ -1,20 +1,25 @@
 """The whole workflow at the smoke scale, for real: it runs, it is asynchronous, and it runs again only what must."""
 
-import base64
 import csv
 import json
+import os
 import re
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import pytest
 from repository import REPO, snakemake, with_other_alignment
 
 from entropy_asr.config import ENCODERS, Config
 from entropy_asr.config_files import load_config
+from entropy_asr.files import sha256
+from entropy_asr.records import Begun, begun_path, read_begun, record_path
 
 SMOKE, ARMS, ALL_ARMS = (
     REPO / name for name in ("config/smoke.yaml", "tests/workflow/arms.yaml", "tests/workflow/all_arms.yaml")
@@ -26,6 +31,8 @@ class Run(NamedTuple):
 
     folder: Path
     files: tuple[Path, ...]
+    at_once: list[str]
+    """Rules of the jobs that ran when the first IA-SFT iteration had begun and pretraining part 1 was held."""
 
     @property
     def results(self) -> Path:
@@ -50,11 +57,41 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     folder = REPO / "runs" / "test-smoke"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    made = Run(folder, request.param)
+    made = Run(folder, request.param, [])
+    watch = threading.Thread(target=hold_part_1, args=(made,), daemon=True)
+    watch.start()
     done = snakemake(folder, "all", *made.options)
     assert done.returncode == 0, done.stdout + done.stderr
+    watch.join(1)
     yield made
     shutil.rmtree(folder)
+
+
+def hold_part_1(run: Run) -> None:
+    """Suspend pretraining part 1 until IA-SFT iteration 0 has begun. At this scale stages take seconds, and their order in time
+    is luck: held, the part can only run beside the iteration if the iteration does not wait for it."""
+
+    def begun(output: str) -> Begun | None:
+        path = begun_path(run.results / output)
+        return Begun.read(path) if path.exists() else None
+
+    def wait_for(output: str) -> Begun:
+        deadline = time.monotonic() + 600
+        while (job := begun(output)) is None:
+            assert time.monotonic() < deadline, output
+            time.sleep(0.1)
+        return job
+
+    part = wait_for("encoders/phoneme/seed-1/part-1/encoder.safetensors")
+    held = [psutil.Process(part.process), *psutil.Process(part.process).children(recursive=True)]
+    for process in held:
+        process.suspend()
+    try:
+        wait_for("systems/ours/seed-1/ia_sft/iter-0/model.safetensors")
+        run.at_once.extend(job.rule for job in read_begun(run.results) if psutil.pid_exists(job.process))
+    finally:
+        for process in held:
+            process.resume()
 
 
 def planned(folder: Path, *arguments: str) -> set[str]:
@@ -144,13 +181,6 @@ def test_the_frozen_encoder_stays_and_shares_stages(run: Run) -> None:
     assert sorted(path.name for path in (run.results / "systems/frozen_encoder/seed-1").iterdir()) == ["joint_sft"]
 
 
-def job_span(folder: Path, output: Path) -> tuple[float, float]:
-    """When the job that made a file started and ended, seconds."""
-    name = base64.urlsafe_b64encode(str(output.relative_to(folder)).encode()).decode()
-    record = json.loads((folder / ".snakemake/metadata" / name).read_text())
-    return record["starttime"], record["endtime"]
-
-
 def test_ia_sft_ran_beside_pretraining(run: Run) -> None:
     def record(folder: Path) -> dict:
         return json.loads((folder / "provenance.json").read_text())
@@ -166,12 +196,8 @@ def test_ia_sft_ran_beside_pretraining(run: Run) -> None:
     assert "/part-0/" in record(ours / "align")["inputs"]["encoder"]
     assert not any("systems/" in path for part in parts for path in record(part)["inputs"].values())
     assert span(parts[0])[1] < span(ours / "align")[0] < span(parts[-1])[1]
-    # And they did run at once; which stage beside which part, and of which kind of pretraining, is for the scheduler to say.
-    # Whole jobs are compared, by Snakemake's own record: at this scale most of a job is the start of its process.
-    pretraining = [job_span(run.folder, path) for path in run.results.glob("encoders/*/seed-1/part-*/part.json")]
-    models = [ours / "align/model.safetensors", *ours.glob("ia_sft/iter-[0-9]*/model.safetensors")]
-    llm_side = [job_span(run.folder, path) for path in models]
-    assert any(a < d and c < b for a, b in llm_side for c, d in pretraining)
+    # And they do run at once, when the part is held until the iteration has begun.
+    assert {"pretrain_part", "ia_sft_iteration"} <= set(run.at_once)
 
 
 def test_every_trained_artifact_says_where_it_comes_from(run: Run) -> None:
@@ -203,6 +229,93 @@ def test_snakemakes_own_report_has_tables_and_figures_with_captions(run: Run, tm
     text = page.read_text()
     assert all(f'"{path}"' in text for path in ("results/tables/main.csv", "results/figures/errors.svg"))
     assert "Tidy table, made by rule" in text and '"Tables"' in text and '"Figures"' in text
+
+
+def test_touched_inputs_and_a_copied_tree_have_nothing_to_do(run: Run) -> None:
+    for path in (
+        REPO / "data/embedded/utterances.jsonl",
+        REPO / "data/embedded/SHA256SUMS",
+        REPO / "data/embedded/lm_text.jsonl.gz",
+    ):
+        os.utime(path)
+    assert planned(run.folder, "all", *run.options) == set()
+    copy = run.folder.with_name("test-smoke-copy")
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(run.folder, copy, copy_function=shutil.copy)  # without times
+    try:
+        assert planned(copy, "all", *run.options) == set()
+    finally:
+        shutil.rmtree(copy)
+
+
+def test_a_model_changed_by_hand_is_made_again(run: Run) -> None:
+    model = run.results / "systems/ours/seed-1/align/model.safetensors"
+    content = model.read_bytes()
+    model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    rules = planned(run.folder, "all", *run.options)
+    assert {"align", "ia_sft_iteration", "ia_sft_gate", "joint_sft", "decode"} <= rules
+    assert not rules & {"pretrain_part", "lm", "decode_encoder"}
+    model.write_bytes(content)
+    assert planned(run.folder, "all", *run.options) == set()
+
+
+def test_another_model_of_an_iteration_is_another_gate_and_another_joint_sft(run: Run) -> None:
+    """As if IA-SFT had been run again by a call of its own, as `dvc repro` does: model and record are new, the gate is not."""
+    model = run.results / "systems/ours/seed-1/ia_sft/iter-0/model.safetensors"
+    kept = {path: path.read_bytes() for path in (model, record_path(model))}
+    try:
+        content = kept[model]
+        model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        record = json.loads(kept[record_path(model)])
+        record["outputs"][f"results/{model.relative_to(run.results)}"][0] = sha256(model)
+        record_path(model).write_text(json.dumps(record))
+        assert "joint_sft" in planned(run.folder, "step_joint_sft", *run.options)
+        assert "ia_sft_gate" in planned(run.folder, "step_ia_sft", *run.options)
+    finally:
+        for path, content in kept.items():
+            path.write_bytes(content)
+    assert planned(run.folder, "all", *run.options) == set()
+
+
+def test_a_lost_model_is_reported_and_made_again_where_it_was_interrupted(run: Run) -> None:
+    """Ctrl-C in `-R joint_sft --until joint_sft`: the model is gone, what was made from the earlier one is there."""
+    model = run.results / "systems/ours/seed-1/joint_sft/model.safetensors"
+    aside = model.with_name("aside")
+    model.rename(aside)
+    done = snakemake(run.folder, "-n", "all", *run.options)
+    assert "missing: results/systems/ours/seed-1/joint_sft/model.safetensors" in done.stdout + done.stderr
+    outputs = json.loads(record_path(model).read_text())["outputs"]
+    words = ["host", "1", "joint_sft", "log", *outputs, "--", "results/config/joint_sft.json"]
+    begun_path(model).write_text("\n".join([*words, ""]))
+    try:
+        assert {"joint_sft", "decode", "table_main"} <= planned(run.folder, "all", *run.options)
+    finally:
+        begun_path(model).unlink()
+        aside.rename(model)
+    assert planned(run.folder, "all", *run.options) == set()
+
+
+def test_without_an_arm_only_what_compares_arms_runs_again(run: Run, tmp_path: Path) -> None:
+    less = tmp_path / "less.yaml"
+    less.write_text(f"arms: {[arm for arm in run.config.arms if arm != 'joint_only']}\n")
+    rules = planned(run.folder, "all", *run.options, str(less))
+    assert {"significance", "table_main", "report"} <= rules
+    assert not rules & {"pretrain_part", "align", "ia_sft_iteration", "joint_sft", "decode", "score", "manifests_embedded"}
+    assert planned(run.folder, "all", *run.options) == set()
+
+
+def test_without_snakemakes_notes_a_changed_parameter_is_seen(run: Run, tmp_path: Path) -> None:
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(with_other_alignment((REPO / "config/smoke.yaml").read_text()))
+    notes, aside = run.folder / ".snakemake", run.folder / "notes"
+    notes.rename(aside)
+    try:
+        assert planned(run.folder, "all", *run.options) == set()
+        rules = planned(run.folder, "all", "--configfile", str(changed), *map(str, run.files[1:]))
+        assert "align" in rules and "pretrain_part" not in rules
+    finally:
+        shutil.rmtree(notes, ignore_errors=True)
+        aside.rename(notes)
 
 
 def test_a_parameter_of_align_reruns_align_and_what_follows(run: Run, tmp_path: Path) -> None:
