@@ -51,6 +51,8 @@ def load_site(folder: Path) -> Site:
         if named:
             raise InputError(f"ENTROPY_ASR_SITE names {path}, which does not exist; start from slurm/site.example.yaml")
         return Site()
+    if named:
+        os.environ["ENTROPY_ASR_SITE"] = str(path.resolve())  # jobs read it in another working directory
     try:
         return Site.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
     except (yaml.YAMLError, ValidationError) as error:

@@ -52,7 +52,8 @@ def coordinator(folder: Path, settings: list[Path], *words: str, site: str = "si
     environment = ENVIRONMENT | {"ENTROPY_ASR_SITE": str(REPO / "tests/slurm" / site)}
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(REPO / "tests/slurm/impatient.py")]
-    command += ["--profile", "slurm", "--configfile", *map(str, settings), "--directory", str(folder)]
+    command += ["--profile", "slurm", "--configfile", *map(str, settings)]
+    command += [] if folder == Smoke.folder else ["--directory", str(folder)]  # the smoke run's is that of its config's name
     command += ["--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5", *words]
     with (folder / "coordinator.log").open("a") as log:
         return subprocess.Popen(command, cwd=REPO, env=environment, stdout=log, stderr=log, start_new_session=True)
