@@ -13,10 +13,12 @@ import yaml
 from repository import ENVIRONMENT, REPO, snakemake, with_other_alignment
 
 from entropy_asr.config_files import load_config
+from entropy_asr.files import sha256
 from entropy_asr.pipeline import dvc_yaml, steps
 from entropy_asr.reporting.rulegraph import records
 
 SMOKE = "config/smoke.yaml"
+PLACE = "runs/smoke/"  # of the smoke config's results
 NOT_VERSIONED = ("results/audio/embedded/", "results/audio/features/", "results/logs/", "results/benchmarks/", "results/state/")
 
 
@@ -103,7 +105,7 @@ def planned(folder: Path, *words: str) -> tuple[set[str], set[str]]:
 
 @pytest.mark.dvc
 def test_repro_makes_the_table_and_a_second_one_does_nothing(made: Path) -> None:
-    assert (made / "results/tables/main.csv").stat().st_size > 100
+    assert (made / PLACE / "results/tables/main.csv").stat().st_size > 100
     assert "Data and pipelines are up to date" in run(made, "dvc repro")
     assert planned(made) == (set(), set())
     assert "Running stage" not in run(made, "dvc repro score")
@@ -112,7 +114,7 @@ def test_repro_makes_the_table_and_a_second_one_does_nothing(made: Path) -> None
 @pytest.mark.dvc
 def test_every_file_made_and_every_file_read_is_in_dvc_yaml(made: Path) -> None:
     """Each rule's inputs are outputs of its own step or of the steps that dvc.yaml has as dependencies of it."""
-    rows = records(made)
+    rows = records(made / PLACE)
     assert len(rows) > 60
     stages = yaml.safe_load((made / "dvc.yaml").read_text())["stages"]
     for output, (_, inputs) in rows.items():
@@ -121,14 +123,14 @@ def test_every_file_made_and_every_file_read_is_in_dvc_yaml(made: Path) -> None:
         for name in inputs if owner else []:
             if name.startswith(NOT_VERSIONED) or not name.startswith("results/") or steps_with(name) == owner:
                 continue
-            places = [*stages[owner[0]]["deps"], "results/config"]
+            places = [*(dep.removeprefix(PLACE) for dep in stages[owner[0]]["deps"]), "results/config"]
             assert any(name == place or name.startswith(f"{place}/") for place in places), (output, name)
 
 
 @pytest.mark.dvc
 def test_metrics_plots_and_params_are_shown(made: Path) -> None:
     shown = json.loads(run(made, "dvc metrics show --json").splitlines()[0])
-    values = shown[""]["data"]["results/tables/summary.json"]["data"]
+    values = shown[""]["data"][f"{PLACE}results/tables/summary.json"]["data"]
     assert values["ours"]["seed-1"]["english"]["WER_percent"] >= 0
     run(made, "dvc plots show -q")
     assert (made / "dvc_plots/index.html").stat().st_size > 1000
@@ -148,6 +150,22 @@ def test_a_changed_parameter_reruns_the_same_steps_in_both_tools(made: Path) -> 
 
 
 @pytest.mark.dvc
+def test_repro_after_a_changed_parameter_makes_joint_sft_from_the_new_alignment(made: Path) -> None:
+    """Each step is a call of snakemake of its own: that alignment is another must be seen by those after it."""
+    text, models = (made / SMOKE).read_text(), sorted((made / PLACE / "results/systems").rglob("joint_sft/model.safetensors"))
+    before = [sha256(path) for path in models]
+    try:
+        (made / SMOKE).write_text(with_other_alignment(text))
+        run(made, "dvc repro joint_sft")
+        assert models and all(sha256(path) != old for path, old in zip(models, before, strict=True))
+    finally:
+        (made / SMOKE).write_text(text)
+        run(made, "dvc checkout -q")
+    assert [sha256(path) for path in models] == before
+    assert planned(made) == (set(), set())  # what was checked out is what this config made
+
+
+@pytest.mark.dvc
 def test_a_fresh_clone_has_nothing_to_do_after_pull_and_restore(made: Path) -> None:
     run(made, "dvc push -q")
     clone = made.parent / "clone"
@@ -158,20 +176,20 @@ def test_a_fresh_clone_has_nothing_to_do_after_pull_and_restore(made: Path) -> N
     assert "Nothing to be done" in plan and "missing provenance" not in plan
     assert planned(clone) == (set(), set())
     for lost, rules in (("decode/ours/seed-1/english.jsonl", {"decode"}), ("tables/main.csv", {"table_main"})):
-        (clone / "results" / lost).unlink()
+        (clone / PLACE / "results" / lost).unlink()
         plan = run(clone, f"snakemake -n --configfile={SMOKE} results/{lost}")
         assert set(re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):", plan, re.MULTILINE)) == rules
     text = (clone / SMOKE).read_text()
     (clone / SMOKE).write_text(text.replace("max_tokens_per_second: 4", "max_tokens_per_second: 3"))
     restore = [sys.executable, "-m", "entropy_asr.cli", "restore", SMOKE]
     refused = subprocess.run(restore, cwd=clone, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert refused.returncode == 2 and "results/config/decode.json differs" in refused.stderr
+    assert refused.returncode == 2 and f"{PLACE}results/config/decode.json differs" in refused.stderr
     shutil.rmtree(clone)
 
 
 @pytest.mark.dvc
 def test_an_experiment_reruns_what_follows_and_its_metrics_differ(made: Path) -> None:
-    before = {path: path.stat().st_mtime for path in (made / "results").rglob("joint_sft/model.safetensors")}
+    before = {path: path.stat().st_mtime for path in (made / PLACE / "results").rglob("joint_sft/model.safetensors")}
     printed = run(made, f"dvc exp run -S {SMOKE}:decode.max_tokens_per_second=2 -S {SMOKE}:decode.max_duration=50")
     assert "Running stage 'decode'" in printed and "Running stage 'joint_sft'" not in printed
     assert before == {path: path.stat().st_mtime for path in before}

@@ -3,17 +3,16 @@
     python -m entropy_asr.reporting.rulegraph runs/smoke --out docs/rulegraph.md
 
 `snakemake --rulegraph` draws a plan, and in a plan nothing is known behind a checkpoint: alignment and IA-SFT would be missing.
-Snakemake's records of a finished run have all.
+The records of a finished run have all.
 """
 
-import base64
-import json
 from pathlib import Path
 
 import typer
 
 from entropy_asr.errors import InputError, friendly_exit
 from entropy_asr.files import atomic_write
+from entropy_asr.records import read_records
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 HEADER = """\
@@ -27,21 +26,15 @@ goes on from its last part or iteration.
 
 
 def records(folder: Path) -> dict[str, tuple[str, list[str]]]:
-    """Rule and inputs of each output that Snakemake made in a working directory.
+    """Rule and inputs of each output that a job made in a working directory.
 
     Raises:
         InputError: there are no records.
     """
-    top, found = folder / ".snakemake/metadata", {}
-    for path in top.rglob("*"):
-        if path.is_file():
-            made = json.loads(path.read_text(encoding="utf-8"))
-            # A name too long for one file is cut into folders, marked by a leading @.
-            encoded = "".join(part.removeprefix("@") for part in path.relative_to(top).parts)
-            found[base64.urlsafe_b64decode(encoded).decode()] = (made["rule"], made["input"])
-    if not found:
-        raise InputError(f"{top} has no records: no snakemake ran in {folder}")
-    return found
+    jobs = read_records(folder / "results")
+    if not jobs:
+        raise InputError(f"{folder / 'results'} has no records: no snakemake ran in {folder}")
+    return {output: (job.rule, list(job.inputs)) for job in jobs for output in job.outputs}
 
 
 def edges(made: dict[str, tuple[str, list[str]]]) -> list[tuple[str, str]]:
@@ -51,7 +44,6 @@ def edges(made: dict[str, tuple[str, list[str]]]) -> list[tuple[str, str]]:
         return "manifests" if rule.startswith("manifests_") else rule
 
     found = {(name(made[source][0]), name(rule)) for rule, inputs in made.values() for source in inputs if source in made}
-    found = {(source, target) for source, target in found if source != "stage_config"}
     return sorted((source, target) for source, target in found if source == target or not _joined(source, target, found))
 
 
