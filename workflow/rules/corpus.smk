@@ -56,12 +56,12 @@ rule corpus_lm_text:
 
 
 rule corpus_synthesize:
-    # The audio lies outside the declared outputs, so that a job that was killed goes on where it stopped.
+    # The audio lies outside the declared outputs, so that a job that was killed goes on where it stopped; the output has its hashes.
     input:
         plan=rules.corpus_plan.output,
         model=rules.corpus_fetch.output.model,
     output:
-        touch(f"{SCRATCH}/synthesized"),
+        f"{SCRATCH}/synthesized",
     params:
         assets=f"{SCRATCH}/assets",
         opus=f"{SCRATCH}/opus",
@@ -70,7 +70,7 @@ rule corpus_synthesize:
         "results/logs/corpus_synthesize.log",
     shell:
         RECORD + "python -m entropy_asr.corpora.embedded.synthesize --plan {input.plan} --assets {params.assets} --output {params.opus}"
-        " --workers {threads} 2>&1 | tee {log}"
+        " --workers {threads} 2>&1 | tee {log}; (cd {params.opus} && find . -type f -exec sha256sum {{}} + | sort -k 2) > {output}"
 
 
 rule corpus_intelligibility:
