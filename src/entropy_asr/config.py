@@ -150,10 +150,12 @@ class Augment(Section):
     )
     freq_masks: int = Field(2, ge=0, description="SpecAugment frequency masks")
     freq_mask_width: int = Field(27, ge=0, description="Mel channels at most")
-    time_masks: int = Field(10, ge=0, description="SpecAugment time masks at most")
-    time_mask_width: int = Field(100, ge=0, description="frames at most")
+    time_masks: int = Field(10, ge=0, description="SpecAugment time masks at most; CR-CTC takes 2.5 times as many at most")
+    time_mask_width: int = Field(100, ge=0, description="frames of one time mask at most")
     time_mask_fraction: Fraction = Field(
-        0.15, description="share of frames that time masks may cover; CR-CTC takes 2.5 times as much (and as many)"
+        0.15,
+        description="share of frames that time masks may cover; CR-CTC takes 2.5 times as much. Short utterances get fewer "
+        "masks, and narrower ones only where no whole mask fits for each, as in lhotse",
     )
 
 
