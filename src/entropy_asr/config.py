@@ -393,7 +393,8 @@ class Peer(Section):
     )
     path: str = Field(
         description="folder or name of the model; `packaged` for the whisper-base of the embedded corpus' packages, "
-        "`packaged-tiny.en` for an English whisper-tiny; for hypotheses the folder of `<test set>.jsonl`, lines of {id, text}"
+        "`packaged-tiny.en` for an English whisper-tiny; for hypotheses the folder of `<test set>.jsonl`, lines of {id, text} "
+        "with the ids of the corpus's listing"
     )
     window: PositiveFloat = Field(
         30.0,

@@ -88,8 +88,8 @@ def test_embedded_corpus_to_cuts(embedded: Path, tmp_path: Path, monkeypatch: py
 def test_same_corpus_gives_the_same_bytes(embedded: Path, tmp_path: Path) -> None:
     unpack.unpack(embedded, tmp_path / "audio")
     for out in ("one", "two"):
-        make_manifests(Quality(), Kind.embedded, embedded, ["zh-train"], tmp_path / out, audio=tmp_path / "audio")
-    assert sha256(tmp_path / "one/zh-train.jsonl.gz") == sha256(tmp_path / "two/zh-train.jsonl.gz")
+        make_manifests(Quality(), Kind.embedded, embedded, ["zh-train"], tmp_path / out / "same", audio=tmp_path / "audio")
+    assert sha256(tmp_path / "one/same/zh-train.jsonl.gz") == sha256(tmp_path / "two/same/zh-train.jsonl.gz")
 
 
 def test_only_what_a_limited_manifest_takes_is_unpacked(embedded: Path, tmp_path: Path) -> None:
@@ -98,9 +98,9 @@ def test_only_what_a_limited_manifest_takes_is_unpacked(embedded: Path, tmp_path
         audio = tmp_path / "audio"
         assert unpack.unpack(embedded, audio, limit) == dict.fromkeys(splits, count)
         assert len(list(audio.rglob("*.flac"))) == count * len(splits)
-        make_manifests(quality, Kind.embedded, embedded, splits, tmp_path / f"limit-{limit}", audio=audio)
+        make_manifests(quality, Kind.embedded, embedded, splits, tmp_path / f"limit-{limit}" / "same", audio=audio)
     for split in splits:
-        one, all_ = (sha256(tmp_path / f"limit-{limit}/{split}.jsonl.gz") for limit in (1, None))
+        one, all_ = (sha256(tmp_path / f"limit-{limit}/same/{split}.jsonl.gz") for limit in (1, None))
         assert one == all_
 
 
