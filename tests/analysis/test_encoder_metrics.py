@@ -24,7 +24,7 @@ METRICS = Metrics(min_alignment_score=-1000, probe_seeds=1, max_epochs=3, groups
 
 def numbers(result: dict) -> list[float]:
     nse = [item[name] for item in result["nse"] for name in ("plain", "bias", "value", "low", "high")]
-    names = ("value", "low", "high", "nats", "entropy", "control")
+    names = ("value", "low", "high", "nats", "entropy", "control", "control_low", "control_high")
     probed = [item[name] for metric in ("pai", "csai") for item in result[metric] for name in names]
     return [value for value in nse + probed if value is not None]
 

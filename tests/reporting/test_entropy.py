@@ -18,7 +18,15 @@ def measured(tmp_path: Path) -> Path:
     for i, name in enumerate(names):
         nse = {"plain": 0.7, "bias": -0.01, "value": 0.71 + i / 100, "low": 0.7, "high": 0.75, "frames": 900, "dimensions": 3}
         probed = {"layer": 1, "family": "linear", "language": "all", "value": 0.5 + i / 10, "low": 0.4, "high": 0.9}
-        probed |= {"seed_std": 0.01, "nats": 1.0, "entropy": 2.0, "control": 0.0, "samples": 800}
+        probed |= {
+            "seed_std": 0.01,
+            "nats": 1.0,
+            "entropy": 2.0,
+            "control": 0.0,
+            "control_low": -0.01,
+            "control_high": 0.01,
+            "samples": 800,
+        }
         undefined = {**probed, "value": None, "low": None, "high": None, "language": "en"}
         write_json(
             root / f"encoder/{name}.json",
@@ -33,6 +41,7 @@ def measured(tmp_path: Path) -> Path:
     write_json(root / "encoder/peers/whisper.json", {"corpus_kind": "synthetic", **alone, "csai": []})
     for arm, ler in (("ours", 0.3), ("no_ia_sft", -0.1)):
         item = {"eer": 0.4, "ler": ler, "ar": 0.6, "prior": 4.0, "probe": 2.4, "system": 1.2, "tokens": 70, "control_eer": 0.0}
+        item["control_eer_interval"] = [-0.01, 0.01]
         item |= {"eer_interval": [0.3, 0.5], "ler_interval": [ler - 0.1, ler + 0.1], "ar_interval": None}
         write_json(root / f"system/{arm}/seed-1.json", {"corpus_kind": "synthetic", "allocation": {"all": item}})
     pairs = [("phoneme/part-0", "phoneme/part-1", 0.9), ("phoneme/part-1", "ours/joint_sft", 0.8)]

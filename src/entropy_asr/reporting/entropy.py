@@ -84,7 +84,8 @@ def encoder_rows(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
             same |= {"n": item["samples"], "n_unit": f"{unit}s"}
             interval = {name: item[name] for name in ("value", "low", "high", "seed_std")}
             rows.append({**same, "metric": metric, "unit": "ratio", **interval})
-            rows.append({**same, "metric": f"{metric}_control", "unit": "ratio", "value": item["control"]})
+            control = {"value": item["control"], "low": item["control_low"], "high": item["control_high"]}
+            rows.append({**same, "metric": f"{metric}_control", "unit": "ratio", **control})
             rows.append({**same, "metric": f"{metric}_nats", "unit": f"nats/{unit}", "value": item["nats"]})
             rows.append({**same, "metric": f"{metric}_entropy", "unit": f"nats/{unit}", "value": item["entropy"]})
     output = facts["nse"][-1]
@@ -120,7 +121,8 @@ def system_rows(path: Path) -> list[dict[str, Any]]:
         for name in ("eer", "ler", "ar"):
             low, high = item[f"{name}_interval"] or (None, None)
             rows.append({**same, "metric": name, "unit": "ratio", "value": item[name], "low": low, "high": high})
-        rows.append({**same, "metric": "eer_control", "unit": "ratio", "value": item["control_eer"]})
+        low, high = item["control_eer_interval"]
+        rows.append({**same, "metric": "eer_control", "unit": "ratio", "value": item["control_eer"], "low": low, "high": high})
         for metric, name in (("h0", "prior"), ("h1", "probe"), ("h2", "system")):
             rows.append({**same, "metric": metric, "unit": "nats/token", "value": item[name]})
     return rows
