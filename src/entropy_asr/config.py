@@ -337,7 +337,9 @@ class Cka(Section):
     max_parts: PositiveInt = Field(
         4, description="most parts, the last included; bounds the DAG, and times ia_sft.steps is what IA-SFT takes in all"
     )
-    utterances: PositiveInt = Field(200, description="size of the fixed evaluation set, from the development splits")
+    utterances: PositiveInt = Field(
+        200, description="size of the fixed evaluation set, from the development splits; equal shares of each language"
+    )
 
 
 class Engine(Section):

@@ -18,12 +18,13 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
@@ -32,12 +33,14 @@ from entropy_asr.files import write_json, write_jsonl
 
 if TYPE_CHECKING:
     from lhotse import MonoCut
+    from lhotse.cut import Cut
 
     from entropy_asr.config import Quality
     from entropy_asr.corpora.quality import Accepted, SplitResult
     from entropy_asr.corpora.utterance import Utterance
 
 _PROGRESS_SECONDS = 5.0
+Item = TypeVar("Item")
 
 
 class Kind(StrEnum):
@@ -69,6 +72,31 @@ def choose(utterances: list[Utterance], limit: int | None) -> list[Utterance]:
     ranked = sorted(utterances, key=lambda item: hashlib.sha256(item.id.encode()).digest())
     kept = {item.id for item in ranked[:limit]}
     return [item for item in utterances if item.id in kept]
+
+
+def spread(cuts: Iterable[Cut], limit: int) -> list[Cut]:
+    """At most ``limit`` cuts, as many of each language as of any other, and of each speaker in a language, while there are some.
+
+    The choice depends on the ids, not on the order of the cuts; limits nest.
+    """
+
+    def in_turns(group: list[Cut], *facts: Callable[[Cut], str | None]) -> list[Cut]:
+        if not facts:
+            return sorted(group, key=lambda cut: hashlib.sha256(cut.id.encode()).digest())
+        parts: dict[str, list[Cut]] = {}
+        for cut in group:
+            parts.setdefault(str(facts[0](cut)), []).append(cut)
+        queues = [in_turns(parts[name], *facts[1:]) for name in sorted(parts)]
+        return [cut for turn in zip_longest(*queues) for cut in turn if cut is not None]
+
+    everything = in_turns(list(cuts), lambda cut: cut.supervisions[0].language, lambda cut: cut.supervisions[0].speaker)
+    return everything[:limit]
+
+
+def evenly(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """At most ``limit`` items, evenly spaced over all of them; None: all."""
+    number = len(items) if limit is None else min(limit, len(items))
+    return [items[i * len(items) // number] for i in range(number)]
 
 
 def check_split(name: str, utterances: list[Utterance], quality: Quality, jobs: int) -> SplitResult:
