@@ -150,10 +150,12 @@ class Augment(Section):
     )
     freq_masks: int = Field(2, ge=0, description="SpecAugment frequency masks")
     freq_mask_width: int = Field(27, ge=0, description="Mel channels at most")
-    time_masks: int = Field(10, ge=0, description="SpecAugment time masks at most")
-    time_mask_width: int = Field(100, ge=0, description="frames at most")
+    time_masks: int = Field(10, ge=0, description="SpecAugment time masks at most; CR-CTC takes 2.5 times as many at most")
+    time_mask_width: int = Field(100, ge=0, description="frames of one time mask at most")
     time_mask_fraction: Fraction = Field(
-        0.15, description="share of frames that time masks may cover; CR-CTC takes 2.5 times as much (and as many)"
+        0.15,
+        description="share of frames that time masks may cover; CR-CTC takes 2.5 times as much. Short utterances get fewer "
+        "masks, and narrower ones only where no whole mask fits for each, as in lhotse",
     )
 
 
@@ -335,7 +337,9 @@ class Cka(Section):
     max_parts: PositiveInt = Field(
         4, description="most parts, the last included; bounds the DAG, and times ia_sft.steps is what IA-SFT takes in all"
     )
-    utterances: PositiveInt = Field(200, description="size of the fixed evaluation set, from the development splits")
+    utterances: PositiveInt = Field(
+        200, description="size of the fixed evaluation set, from the development splits; equal shares of each language"
+    )
 
 
 class Engine(Section):
@@ -391,7 +395,8 @@ class Peer(Section):
     )
     path: str = Field(
         description="folder or name of the model; `packaged` for the whisper-base of the embedded corpus' packages, "
-        "`packaged-tiny.en` for an English whisper-tiny; for hypotheses the folder of `<test set>.jsonl`, lines of {id, text}"
+        "`packaged-tiny.en` for an English whisper-tiny; for hypotheses the folder of `<test set>.jsonl`, lines of {id, text} "
+        "with the ids of the corpus's listing"
     )
     window: PositiveFloat = Field(
         30.0,

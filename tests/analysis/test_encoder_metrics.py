@@ -24,7 +24,7 @@ METRICS = Metrics(min_alignment_score=-1000, probe_seeds=1, max_epochs=3, groups
 
 def numbers(result: dict) -> list[float]:
     nse = [item[name] for item in result["nse"] for name in ("plain", "bias", "value", "low", "high")]
-    names = ("value", "low", "high", "nats", "entropy", "control")
+    names = ("value", "low", "high", "nats", "entropy", "control", "control_low", "control_high")
     probed = [item[name] for metric in ("pai", "csai") for item in result[metric] for name in names]
     return [value for value in nse + probed if value is not None]
 
@@ -204,17 +204,18 @@ def test_drift_is_by_layer_between_the_same_utterances(tmp_path: Path) -> None:
     from entropy_asr.training.engine import write_tensors
 
     torch.manual_seed(0)
-    first, second = torch.randn(300, 8), torch.randn(300, 6)
+    first, second, frames = torch.randn(300, 8), torch.randn(300, 6), json.dumps([100, 200])
     paths = [tmp_path / f"phoneme/seed-1/part-{i}.safetensors" for i in range(3)]
     for path, tensor, names in zip(paths, (first, second, first), ("ab", "ab", "cd"), strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(path, {"layer-0": tensor, "layer-1": tensor * 2}, {"utterances": json.dumps(list(names))})
+        write_tensors(path, {"layer-0": tensor, "layer-1": tensor * 2}, {"utterances": json.dumps(list(names)), "frames": frames})
     rows = drift_rows(paths[:2])
     assert [(row["first"], row["second"], row["layer"]) for row in rows] == [
         ("phoneme/part-0", "phoneme/part-1", 0),
         ("phoneme/part-0", "phoneme/part-1", 1),
     ]
     assert rows[0]["cka"] == pytest.approx(linear_cka(first, second)) == pytest.approx(rows[1]["cka"])
+    assert rows[0]["low"] <= rows[0]["cka"] <= rows[0]["high"]
     with pytest.raises(InputError, match="different utterances"):
         drift_rows(paths)
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from entropy_asr.analysis import conditional_semantic_accessible_information, phonetic_accessible_information
 from entropy_asr.analysis.probes import HashSample, ProbeOptions, _dealt
+from entropy_asr.analysis.validation import outcome
 
 FRAMES, FRAMES_AN_UTTERANCE = 20_000, 40
 
@@ -110,6 +111,39 @@ def test_csai_of_a_noisy_hint_is_recovered_within_the_interval(distance: float) 
     found = conditional_semantic_accessible_information(vectors, words, spoken, utterances)
     assert found.low < binary_gaussian(distance) / math.log(2) < found.high
     assert found.control == pytest.approx(0.0, abs=0.01)
+
+
+def few_homophones(seed: int, distance: float, units: int = 330) -> tuple[torch.Tensor, list[str], list[int], torch.Tensor]:
+    """10 pronunciations, two words each, of which one is rarer, `distance` times N(0, 1) apart in each dimension."""
+    generator = torch.Generator().manual_seed(seed)
+    spoken = torch.randint(0, 10, (units,), generator=generator)
+    which = (torch.rand(units, generator=generator) < 0.3).long()
+    vectors = torch.randn(units, 64, generator=generator)
+    vectors += distance * torch.randn(20, 64, generator=generator)[2 * spoken + which]
+    words = [f"{p}{'ab'[w]}" for p, w in zip(spoken.tolist(), which.tolist(), strict=True)]
+    return vectors, words, spoken.tolist(), torch.arange(units) // 2 + 10_000 * seed
+
+
+def test_vectors_that_know_nothing_seldom_seem_to_know_or_to_harm() -> None:
+    """30 data sets without information, each with its control: at most a tenth of the 60 values is not about 0.
+
+    The best of many epochs is better on the held-out units by chance. A probe that takes every such gain has learnt noise, and
+    a third of its values is not about 0.
+    """
+    options = ProbeOptions(seeds=1, resamples=200)
+    found = [conditional_semantic_accessible_information(*few_homophones(seed, 0.0), options) for seed in range(30)]
+    estimates = [(item.value, item.low, item.high) for item in found]
+    estimates += [(item.control, item.control_low, item.control_high) for item in found]
+    whole = {"value": 0.5, "low": 0.4, "high": 0.6}
+    said = [outcome(whole, dict(zip(("value", "low", "high"), item, strict=True)), "about 0") for item in estimates]
+    assert said.count("met") >= 54 and said.count("failed") <= 1
+    assert all(low <= value <= high for value, low, high in estimates)
+
+
+def test_information_is_found_in_a_few_hundred_units() -> None:
+    options = ProbeOptions(seeds=1, resamples=200)
+    found = [conditional_semantic_accessible_information(*few_homophones(seed, 0.7, 600), options) for seed in range(5)]
+    assert all(item.low > 0.1 for item in found)
 
 
 def test_without_homophones_csai_is_undefined_and_says_so() -> None:

@@ -26,11 +26,21 @@ def estimate(value: float) -> dict:
         (0.7, "rises", "met"),
         (0.45, "falls", "undecided"),
         (-0.3, "about 0 or less", "met"),
-        (0.05, "about 0 or less", "failed"),
+        (0.08, "about 0 or less", "failed"),
+        (0.05, "about 0 or less", "undecided"),
+        (0.0, "about 0", "undecided"),
+        (-0.3, "about 0", "failed"),
+        (0.3, "about 0", "failed"),
     ],
 )
 def test_an_expectation_is_met_fails_or_stays_open(after: float, expected: str, said: str) -> None:
     assert outcome(estimate(0.5), estimate(after), expected) == said
+
+
+def test_about_0_is_met_by_an_interval_close_to_0() -> None:
+    assert outcome(estimate(0.5), {"value": 0.001, "low": -0.01, "high": 0.015}, "about 0") == "met"
+    assert outcome(estimate(0.5), {"value": 0.0, "low": 0.0, "high": 0.0}, "about 0") == "met"
+    assert outcome(estimate(0.5), {"value": None, "low": None, "high": None}, "about 0") == "undecided"
 
 
 def test_damage_changes_the_frames_and_the_same_each_time() -> None:

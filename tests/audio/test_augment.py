@@ -2,11 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
+from lhotse.dataset import SpecAugment
+from repository import REPO
 
-from entropy_asr.audio.augment import generator_for, no_speech, pad_and_add_noise, spec_augment, time_warp
+from entropy_asr.audio.augment import generator_for, no_speech, pad_and_add_noise, spec_augment, time_masks, time_warp
 from entropy_asr.config import Augment
+from entropy_asr.config_files import load_config
 
 RATE = 16000
+MINI = load_config(REPO / "config/mini.yaml").augment
 
 
 def test_snr_is_what_was_drawn() -> None:
@@ -41,6 +46,67 @@ def test_masks_hold_the_mean_and_stay_within_their_budget() -> None:
         shares.append(np.mean(counts))
     assert shares[1] > 1.8 * shares[0] > 0
     assert np.array_equal(mel, np.random.default_rng(0).normal(size=(400, 80)).astype(np.float32))  # the input is untouched
+
+
+def runs(changed: np.ndarray) -> list[int]:
+    """Lengths of the stretches of true values."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], changed.astype(int), [0]])))
+    return list(edges[1::2] - edges[::2])
+
+
+MASKS = {  # number, width in frames, fraction
+    "default": (10, 100, 0.15),
+    "mini": tuple(getattr(MINI, f"time_mask{name}") for name in ("s", "_width", "_fraction")),
+    "little": (2, 30, 0.03),
+    "narrow": (10, 5, 0.15),  # the number limits, not the budget
+}
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+@pytest.mark.parametrize("frames", [100, 400, 800, 1500])
+@pytest.mark.parametrize("setting", MASKS)
+def test_time_masks_are_distributed_as_those_of_lhotse(setting: str, frames: int, scale: float) -> None:
+    """Run lengths and masked frames; lhotse never draws the full width, so its masks are half a frame narrower on average."""
+    number, width, fraction = MASKS[setting]
+    config = Augment(freq_masks=0, time_masks=number, time_mask_width=width, time_mask_fraction=fraction)
+    theirs = SpecAugment(
+        time_warp_factor=None,
+        num_feature_masks=0,
+        num_frame_masks=int(number * scale),
+        frames_mask_size=width,
+        max_frames_mask_fraction=fraction * scale,
+        p=1.0,
+    )
+    rng, draws = np.random.default_rng(0), 2000
+    mel = rng.normal(size=(frames, 2)).astype(np.float32)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        expected = [(theirs(torch.from_numpy(mel)[None])[0].numpy() != mel).any(1) for _ in range(draws)]
+    found = [(spec_augment(mel, np.full(2, 9, np.float32), rng, config, scale) != mel).any(1) for _ in range(draws)]
+    ours, lhotses = (np.array([length for changed in many for length in runs(changed)]) for many in (found, expected))
+    for quantile in (25, 50, 75, 95):
+        wanted = np.percentile(lhotses, quantile)
+        assert np.percentile(ours, quantile) == pytest.approx(wanted, rel=0.15, abs=1)
+    assert ours.mean() == pytest.approx(lhotses.mean(), rel=0.1, abs=1)
+    masked = [np.mean([changed.sum() for changed in many]) for many in (found, expected)]
+    assert masked[0] == pytest.approx(masked[1], abs=0.6 * time_masks(frames, config, scale)[0] + 0.05 * masked[1])
+
+
+def test_time_masks_keep_their_budget_whatever_the_length() -> None:
+    for frames in (1, 2, 7, 30, 99, 1000):
+        for config in (
+            Augment(time_masks=0),
+            Augment(time_mask_width=0),
+            Augment(time_mask_fraction=0.0),
+            Augment(time_masks=2, time_mask_width=30, time_mask_fraction=0.03),
+            Augment(time_masks=3, time_mask_width=2000, time_mask_fraction=1.0),
+        ):
+            for scale in (1.0, 2.5):
+                number, widest = time_masks(frames, config, scale)
+                assert 0 <= number * widest <= min(1.0, config.time_mask_fraction * scale) * frames
+                assert widest <= config.time_mask_width and number <= config.time_masks * scale
+                masked = spec_augment(np.ones((frames, 4), np.float32), np.zeros(4), np.random.default_rng(0), config, scale)
+                assert masked.shape == (frames, 4)
 
 
 def test_time_warp_keeps_the_ends_and_bends_time_at_one_point() -> None:

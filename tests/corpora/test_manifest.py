@@ -4,16 +4,20 @@ import json
 import subprocess
 import sys
 import tarfile
+from collections import Counter
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 import soundfile
-from lhotse import CutSet
+from hypothesis import given
+from hypothesis import strategies as st
+from lhotse import CutSet, MonoCut, SupervisionSegment
 
 from entropy_asr.config import Quality
 from entropy_asr.corpora import jsonl, unpack
-from entropy_asr.corpora.manifest import Kind, choose, make_manifests
+from entropy_asr.corpora.manifest import Kind, choose, evenly, make_manifests, spread
 from entropy_asr.corpora.utterance import Utterance
 from entropy_asr.errors import InputError
 from entropy_asr.files import read_jsonl, sha256, write_jsonl
@@ -88,8 +92,8 @@ def test_embedded_corpus_to_cuts(embedded: Path, tmp_path: Path, monkeypatch: py
 def test_same_corpus_gives_the_same_bytes(embedded: Path, tmp_path: Path) -> None:
     unpack.unpack(embedded, tmp_path / "audio")
     for out in ("one", "two"):
-        make_manifests(Quality(), Kind.embedded, embedded, ["zh-train"], tmp_path / out, audio=tmp_path / "audio")
-    assert sha256(tmp_path / "one/zh-train.jsonl.gz") == sha256(tmp_path / "two/zh-train.jsonl.gz")
+        make_manifests(Quality(), Kind.embedded, embedded, ["zh-train"], tmp_path / out / "same", audio=tmp_path / "audio")
+    assert sha256(tmp_path / "one/same/zh-train.jsonl.gz") == sha256(tmp_path / "two/same/zh-train.jsonl.gz")
 
 
 def test_only_what_a_limited_manifest_takes_is_unpacked(embedded: Path, tmp_path: Path) -> None:
@@ -98,9 +102,9 @@ def test_only_what_a_limited_manifest_takes_is_unpacked(embedded: Path, tmp_path
         audio = tmp_path / "audio"
         assert unpack.unpack(embedded, audio, limit) == dict.fromkeys(splits, count)
         assert len(list(audio.rglob("*.flac"))) == count * len(splits)
-        make_manifests(quality, Kind.embedded, embedded, splits, tmp_path / f"limit-{limit}", audio=audio)
+        make_manifests(quality, Kind.embedded, embedded, splits, tmp_path / f"limit-{limit}" / "same", audio=audio)
     for split in splits:
-        one, all_ = (sha256(tmp_path / f"limit-{limit}/{split}.jsonl.gz") for limit in (1, None))
+        one, all_ = (sha256(tmp_path / f"limit-{limit}/same/{split}.jsonl.gz") for limit in (1, None))
         assert one == all_
 
 
@@ -171,6 +175,44 @@ def test_limits_nest() -> None:
     ten, twenty = choose(utterances, 10), choose(utterances, 20)
     assert len(ten) == 10 and set(ten) < set(twenty)
     assert twenty == sorted(twenty, key=utterances.index) and twenty != utterances[:20]
+
+
+def voices(language: str, number: int, speakers: int) -> list[MonoCut]:
+    """Cuts with nothing but an id, a language and a speaker."""
+    said = [SupervisionSegment("", "", 0, 1, language=language, speaker=f"s{i % speakers}") for i in range(number)]
+    return [MonoCut(f"c/{language}/{i:04d}", 0, 1, 0, supervisions=[item]) for i, item in enumerate(said)]
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=4), st.integers(1, 120), st.integers(1, 5), st.randoms())
+def test_a_chosen_set_is_spread_over_languages_and_speakers(sizes: list[int], limit: int, speakers: int, random: Random) -> None:
+    cuts = [cut for number, size in enumerate(sizes) for cut in voices(f"l{number}", size, speakers)]
+    found = spread(cuts, limit)
+    assert len({cut.id for cut in found}) == len(found) == min(limit, len(cuts))
+    taken = [sum(cut.supervisions[0].language == f"l{number}" for cut in found) for number in range(len(sizes))]
+    # A language gets fewer than another only if all of its utterances are taken, or by the one that is left over.
+    assert all(mine == size or mine + 1 >= max(taken) for mine, size in zip(taken, sizes, strict=True))
+    for number, size in enumerate(sizes):
+        said = [cut.supervisions[0].speaker for cut in found if cut.supervisions[0].language == f"l{number}"]
+        there = [len(range(speaker, size, speakers)) for speaker in range(speakers)]
+        each = [said.count(f"s{speaker}") for speaker in range(speakers)]
+        assert all(mine == most or mine + 1 >= max(each) for mine, most in zip(each, there, strict=True))
+    shuffled = random.sample(cuts, len(cuts))
+    assert [cut.id for cut in spread(shuffled, limit)] == [cut.id for cut in found]
+    assert spread(cuts, limit + 1)[:limit] == found
+
+
+def test_both_languages_of_a_small_development_set_are_taken_alike() -> None:
+    found = spread(voices("en", 195, 3) + voices("zh", 195, 4), 200)
+    assert Counter(cut.supervisions[0].language for cut in found) == {"en": 100, "zh": 100}
+
+
+@given(st.integers(0, 300), st.integers(1, 100))
+def test_evenly_spaced_items_reach_from_the_first_to_the_last(number: int, limit: int) -> None:
+    found = evenly(range(number), limit)
+    assert len(found) == min(number, limit) and found[:1] == list(range(number))[:1]
+    gaps = np.diff([*found, number])
+    assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1
+    assert evenly(range(number), None) == list(range(number))
 
 
 def test_command_line_prints_an_error_without_a_traceback(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_bad_audio_is_listed_with_its_reason(name: str, tmp_path: Path) -> None:
     (entry,) = read_jsonl(tmp_path / "out/train.excluded.jsonl")
     assert (entry["id"], entry["reason"]) == ("bad", reason)
     assert entry["detail"]
-    assert [cut.id for cut in CutSet.from_file(tmp_path / "out/train.jsonl.gz")] == ["train-0"]
+    assert [cut.id for cut in CutSet.from_file(tmp_path / "out/train.jsonl.gz")] == ["out/train/train-0"]
 
 
 @pytest.mark.parametrize("text", TEXT_FAULTS)

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from entropy_asr.errors import InputError
-from entropy_asr.evaluation.significance import bootstrap_rate, compare, holm, matched_pairs, over_seeds, paired_bootstrap
+from entropy_asr.evaluation.significance import _pair, bootstrap_rate, compare, holm, matched_pairs, over_seeds, paired_bootstrap
 from entropy_asr.files import write_jsonl
 
 TOKENS = 10.0
@@ -76,8 +78,46 @@ def test_holm_is_the_textbook_example() -> None:
 
 def test_systems_without_a_difference() -> None:
     same = np.array([1.0, 0.0, 2.0])
-    assert matched_pairs(same, same) == 1.0
+    assert matched_pairs(same, same) is None
     assert paired_bootstrap(same, same, np.full(3, 5.0), 100).p == 1.0
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400)), min_size=2, max_size=6),
+    st.integers(1, 100_000),
+    st.integers(-50, 50),
+)
+def test_seeds_that_differ_alike_have_no_p(pairs: list[tuple[int, int]], tokens: int, shift: int) -> None:
+    """By the errors themselves, and by rates of them, where rounding makes equal differences unequal."""
+    first, second = (np.array(side) for side in zip(*pairs, strict=True))
+    for values, others in (
+        (first, first + shift),
+        (first / tokens, (first + shift) / tokens),
+        (first * 0.1, first * 0.1 + shift),
+    ):
+        assert over_seeds(values, others) is None
+        assert matched_pairs(values, others) is None
+    found = over_seeds(first, second)
+    if len(set(first - second)) == 1:
+        assert found is None
+    else:
+        assert 0 < found <= 1
+        assert found == pytest.approx(over_seeds(first / tokens, second / tokens), rel=1e-6)
+        assert found == pytest.approx(stats.ttest_rel(first, second).pvalue)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=3), min_size=1, max_size=8))
+def test_errors_of_three_seeds_that_add_up_to_the_same_are_no_difference(utterances: list[list[tuple[int, int]]]) -> None:
+    """Thirds do not add up to whole numbers: means over seeds would call some resamples of no difference one."""
+    systems: dict = {name: {seed: {} for seed in range(3)} for name in ("a", "b")}
+    for number, seeds in enumerate(utterances):
+        for seed, (first, _) in enumerate(seeds):
+            systems["a"][seed][f"u{number}"] = (first, 10)
+            systems["b"][(seed + 1) % 3][f"u{number}"] = (first, 10)
+    row = _pair(systems, "a", "b", [f"u{number}" for number in range(len(utterances))])
+    assert (row["difference_points"], row["low_points"], row["high_points"], row["p_bootstrap"]) == (0, 0, 0, 1)
+    assert row["p_matched_pairs"] is None
 
 
 def decoded(folder: Path, system: str, seed: int, transcripts: dict[str, str]) -> Path:

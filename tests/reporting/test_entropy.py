@@ -18,7 +18,15 @@ def measured(tmp_path: Path) -> Path:
     for i, name in enumerate(names):
         nse = {"plain": 0.7, "bias": -0.01, "value": 0.71 + i / 100, "low": 0.7, "high": 0.75, "frames": 900, "dimensions": 3}
         probed = {"layer": 1, "family": "linear", "language": "all", "value": 0.5 + i / 10, "low": 0.4, "high": 0.9}
-        probed |= {"seed_std": 0.01, "nats": 1.0, "entropy": 2.0, "control": 0.0, "samples": 800}
+        probed |= {
+            "seed_std": 0.01,
+            "nats": 1.0,
+            "entropy": 2.0,
+            "control": 0.0,
+            "control_low": -0.01,
+            "control_high": 0.01,
+            "samples": 800,
+        }
         undefined = {**probed, "value": None, "low": None, "high": None, "language": "en"}
         write_json(
             root / f"encoder/{name}.json",
@@ -33,11 +41,16 @@ def measured(tmp_path: Path) -> Path:
     write_json(root / "encoder/peers/whisper.json", {"corpus_kind": "synthetic", **alone, "csai": []})
     for arm, ler in (("ours", 0.3), ("no_ia_sft", -0.1)):
         item = {"eer": 0.4, "ler": ler, "ar": 0.6, "prior": 4.0, "probe": 2.4, "system": 1.2, "tokens": 70, "control_eer": 0.0}
+        item["control_eer_interval"] = [-0.01, 0.01]
         item |= {"eer_interval": [0.3, 0.5], "ler_interval": [ler - 0.1, ler + 0.1], "ar_interval": None}
         write_json(root / f"system/{arm}/seed-1.json", {"corpus_kind": "synthetic", "allocation": {"all": item}})
     pairs = [("phoneme/part-0", "phoneme/part-1", 0.9), ("phoneme/part-1", "ours/joint_sft", 0.8)]
     pairs += [("phoneme/part-0", "ours/joint_sft", 0.7), ("phoneme/part-1", "no_ia_sft/joint_sft", 0.6)]
-    rows = [{"first": a, "second": b, "layer": layer, "cka": c, "frames": 90} for a, b, c in pairs for layer in (0, 1)]
+    rows = [
+        {"first": a, "second": b, "layer": layer, "cka": c, "low": c - 0.05, "high": c + 0.05, "frames": 90}
+        for a, b, c in pairs
+        for layer in (0, 1)
+    ]
     write_json(root / "drift/seed-1.json", rows)
     return root
 
@@ -96,7 +109,22 @@ def test_a_change_is_claimed_only_where_intervals_are_apart(table: Path) -> None
     found = entropy.shifts(rows)
     assert next(item for item in found if item["arm"] == "ours")["pai"]["said"] == "falls"
     assert [("not met" in sentence) for sentence in entropy.expectation(found)] == [True, False]
-    assert "0.800 against 0.600" in entropy.expectation(found)[1]
+    drifts = entropy.expectation(found)[1]
+    assert "no_ia_sft: met (CKA 0.800, 95% interval 0.750 to 0.850, against 0.600, 95% interval 0.550 to 0.650)" in drifts
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [("0.550", "0.760", "no difference is shown"), ("", "", "no difference is shown"), ("0.900", "0.950", "not met")],
+)
+def test_no_verdict_without_intervals_that_are_apart(table: Path, low: str, high: str, said: str) -> None:
+    rows = read_table(table)
+    for row in rows:
+        if row["metric"] == "cka" and row["compared_with"] == "no_ia_sft/joint_sft":
+            row |= {"value": low or "0.6", "low": low, "high": high}
+    kept, less = entropy.expectation(entropy.shifts(rows))
+    assert f"no_ia_sft: {said} (" in less and ("no interval can be given" in less) == (not low)
+    assert "keeps PAI high in joint SFT: no change is shown (" in kept
 
 
 def test_figures_are_the_same_bytes_twice_and_say_what_speech_it_is(table: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from entropy_asr.evaluation.score import Scored
 from entropy_asr.files import write_table
 from entropy_asr.reporting import jobs, tables
 from entropy_asr.reporting.browser import as_script_data, browsable, edits
-from entropy_asr.reporting.report import Piece, app, by_domain, choose_examples, headline, pieces
+from entropy_asr.reporting.report import Piece, app, by_domain, choose_examples, headline, pieces, who_decided
 
 VOID = {"meta", "img", "br", "input"}
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -251,3 +251,15 @@ def test_domains_are_counted_over_seeds_and_a_system_without_one_has_no_figure()
 def test_the_report_has_the_errors_of_each_domain(page: Page) -> None:
     assert "By domain: error rates in percent" in page.text
     assert re.search(r"media\s*12\.5\s*40", page.text)
+
+
+def test_the_report_says_whether_the_threshold_decided_a_swap() -> None:
+    def row(part: int, cka: float, swapped: bool, encoder: str = "encoder") -> dict[str, str]:
+        said = {"encoder": encoder, "seed": "1", "part": str(part), "cka": str(cka), "swapped": str(swapped).lower()}
+        return {**said, "step": "0", "threshold": "0.975"}
+
+    at_once = [row(0, 0.9, True), row(1, 0.8, True), row(2, 0.99, False), row(0, 0.99, False, "encoder_character")]
+    assert who_decided(at_once).startswith("Every part that CKA ended (2) was below the threshold at its first check.")
+    later = [row(0, 0.98, False), row(0, 0.9, True), row(1, 0.8, True), row(2, 0.99, False)]
+    assert who_decided(later).startswith("Of 2 parts that CKA ended, 1 ended at their first check; the threshold decided")
+    assert who_decided([row(0, 0.99, False)]) == "" == who_decided([])

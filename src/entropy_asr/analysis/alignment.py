@@ -144,14 +144,17 @@ class Alignment:
 
 
 def read_alignments(path: Path) -> dict[str, Alignment]:
-    """Alignments by utterance. Raises :class:`InputError` where a line is none."""
+    """Alignments by utterance. Raises :class:`InputError` where a line is none, or an utterance has two."""
     found = {}
     for number, row in enumerate(read_jsonl(path), 1):
         try:
             row["units"] = [Unit(*unit) for unit in row["units"]]
-            found[row["id"]] = Alignment(**row)
+            item = Alignment(**row)
         except (KeyError, TypeError) as error:
             raise InputError(f"{path}, line {number}: not an alignment ({error}); run the rule `alignment` again") from None
+        if item.id in found:
+            raise InputError(f"{path}, line {number}: utterance {item.id!r} occurs twice; run the rule `alignment` again")
+        found[item.id] = item
     return found
 
 

@@ -4,7 +4,12 @@
 
 The d x d products are accumulated over batches in float64; no L x L matrix is built, and centring is done at the end
 (X'Y - L mean(X)' mean(Y)), so that frames are seen once.
+
+The interval is the jackknife's over groups of utterances: the frames of one utterance depend on each other.
 """
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +33,14 @@ class LinearCka:
         self.products = [a + b for a, b in zip(self.products, products, strict=True)] if self.products else products
         self.frames += x.size(0)
 
+    def without(self, part: "LinearCka") -> "LinearCka":
+        """What is left if the frames of `part`, which are among these, are taken out."""
+        rest = LinearCka()
+        rest.frames = self.frames - part.frames
+        rest.sums = [a - b for a, b in zip(self.sums, part.sums, strict=True)]
+        rest.products = [a - b for a, b in zip(self.products, part.products, strict=True)]
+        return rest
+
     def value(self) -> float:
         """Raises ValueError where a representation does not vary, for then CKA is undefined."""
         if self.frames < 2:
@@ -41,6 +54,38 @@ class LinearCka:
         if denominator <= 1e-12:
             raise ValueError("CKA is undefined: a representation is constant over all frames")
         return (xy.norm() ** 2).item() / denominator
+
+
+class CkaEstimate(NamedTuple):
+    """CKA with its 95% interval over utterances; low and high are None for a single utterance."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def cka_estimate(x: Tensor, y: Tensor, lens: Sequence[int], groups: int = 20) -> CkaEstimate:
+    """CKA of (L, d1) and (L, d2) with its interval: Student's t by the jackknife over groups of utterances, cut off at 0 and 1.
+
+    Args:
+        lens: frames of each utterance, in order; L together.
+        groups: at most; memory does not grow with them.
+    """
+    from scipy.stats import t
+
+    whole = LinearCka()
+    whole.update(x, y)
+    number = min(groups, len(lens))
+    if number < 2:
+        return CkaEstimate(whole.value(), None, None)
+    group = (torch.arange(len(lens)) % number).repeat_interleave(torch.tensor(lens))
+    left = []
+    for place in range(number):
+        part = LinearCka()
+        part.update(x[group == place], y[group == place])
+        left.append(whole.without(part).value())
+    half = t.ppf(0.975, number - 1) * ((number - 1) ** 2 / number * torch.tensor(left).var()).sqrt().item()
+    return CkaEstimate(whole.value(), max(0.0, whole.value() - half), min(1.0, whole.value() + half))
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:

@@ -21,19 +21,20 @@ def checkpoint_of(path: Path) -> str:
 
 
 def drift_rows(paths: list[Path]) -> list[dict[str, Any]]:
-    """CKA of every pair of encoders, every layer that both have.
+    """CKA of every pair of encoders, every layer that both have, with its 95% interval over utterances.
 
     Raises:
         InputError: two files hold frames of different utterances.
     """
     from safetensors import safe_open
 
-    from entropy_asr.analysis.cka import linear_cka
+    from entropy_asr.analysis.cka import cka_estimate
 
-    rows, utterances = [], {}
+    rows, utterances, lens = [], {}, {}
     for path in paths:
         with safe_open(path, framework="pt") as file:
-            utterances[path] = json.loads(file.metadata()["utterances"])
+            facts = file.metadata()
+        utterances[path], lens[path] = json.loads(facts["utterances"]), json.loads(facts["frames"])
     for first, second in combinations(paths, 2):
         if utterances[first] != utterances[second]:
             raise InputError(f"{first} and {second} hold frames of different utterances; measure both with the same settings")
@@ -41,13 +42,15 @@ def drift_rows(paths: list[Path]) -> list[dict[str, Any]]:
             shared = sorted(set(one.keys()) & set(other.keys()), key=lambda name: int(name.removeprefix("layer-")))
             for name in shared:  # two layers in memory at a time
                 x, y = one.get_tensor(name), other.get_tensor(name)
-                if len(x) != len(y):
+                if lens[first] != lens[second]:
                     raise InputError(
                         f"{first} has {len(x)} frames, {second} has {len(y)}: CKA compares encoders of one frame rate"
                     )
                 layer = int(name.removeprefix("layer-"))
                 pair = {"first": checkpoint_of(first), "second": checkpoint_of(second)}
-                rows.append({**pair, "layer": layer, "cka": linear_cka(x, y), "frames": len(x)})
+                found = cka_estimate(x, y, lens[first])
+                interval = {"cka": found.value, "low": found.low, "high": found.high}
+                rows.append({**pair, "layer": layer, **interval, "frames": len(x), "utterances": len(lens[first])})
     return rows
 
 

@@ -214,7 +214,8 @@ def main(
     if frames is not None:
         order = sorted(kept)
         tensors = {f"layer-{i}": torch.cat([kept[name][i] for name in order]) for i in range(result["layers"])}
-        write_tensors(frames, tensors, {"utterances": json.dumps(order)})
+        lens = [len(kept[name][0]) for name in order]
+        write_tensors(frames, tensors, {"utterances": json.dumps(order), "frames": json.dumps(lens)})
     write_json(out, result)
 
 

@@ -44,11 +44,11 @@ def frames_of(source: Path, cuts: Iterable, features: Features, max_duration: fl
         return _ctranslate2(source, cuts, features, window)
     if (source / "config.json").is_file():
         return _hugging_face(source, cuts, features)
-    if source.is_dir() and next(source.glob("*.npy"), None):
+    if source.is_dir() and next(source.rglob("*.npy"), None):
         return _saved(source, cuts)
     raise InputError(
         f"{source}: expected a model file of this project (.safetensors), a Hugging Face folder with config.json, "
-        "a Whisper converted by CTranslate2 (model.bin), or a folder of <utterance id>.npy"
+        "a Whisper converted by CTranslate2 (model.bin), or a folder of <id of the cut>.npy"
     )
 
 
@@ -117,7 +117,7 @@ def _ctranslate2(folder: Path, cuts: Iterable, features: Features, window: float
 
 
 def _saved(folder: Path, cuts: Iterable) -> Iterator[Frames]:
-    """`<id>.npy` of (T, d), or (layers, T, d); frames are spread evenly over the utterance."""
+    """`<corpus>/<split>/<id>.npy` of (T, d), or (layers, T, d); frames are spread evenly over the utterance."""
     for cut in cuts:
         path = folder / f"{cut.id}.npy"
         try:

@@ -12,8 +12,10 @@ only for what it adds: which of the homophones.  A unit that was never seen with
 and counted.
 
 Fitting starts from f = 0, that is, from the first term, or, linear and with a bias, from a share of Fisher's discriminant where
-that is better on the held-out utterances: a representation that does not help there leaves the probe at the first term, and
-the difference at about 0.  Nothing is clamped: on few utterances it can be a little negative.
+that is better on the held-out utterances.  The best of many epochs is a little better there by chance alone.  So a gain of less
+than STANDARD_ERRORS over the held-out utterances counts as none: the probe then stays at the first term, and the difference
+is 0.  This makes the metrics conservative: of few ambiguous units a weak hint is not seen.  Nothing is clamped: a value
+can be negative where the scored utterances differ from the held-out ones.
 """
 
 import hashlib
@@ -36,6 +38,7 @@ BATCH = 512
 LEARNING_RATES: dict[Family, tuple[float, ...]] = {"linear": (0.01, 0.001), "mlp": (0.003, 0.0003)}
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the discriminant: on few samples it is too sure of itself
 GAIN = 5e-4  # of the first term: an epoch that lowers the held-out loss by less ends its learning rate
+STANDARD_ERRORS = 1.0  # of the held-out gain, over utterances: a smaller gain may be chance (Breiman et al., 1984: 1-SE rule)
 RIDGE = 1e-3  # of the mean variance: keeps whitening from blowing up directions that hardly vary
 KEPT = 0.8  # share of the fitting samples that each probe seed sees
 UNDEFINED = 1e-9  # nats: below it there is no uncertainty to be reduced
@@ -194,14 +197,15 @@ def fit(train: Samples, held_out: Samples, bias: Tensor | None, seed: int, optio
     def copied() -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in probe.state_dict().items()}
 
-    best = first = _nll(probe, held_out).mean()
-    state = copied()
+    untrained = _nll(probe, held_out)
+    best = first = untrained.mean()
+    state = start = copied()
     if options.family == "linear" and bias is not None and train.choices is None:
         weights, added = discriminant(train)
         logits = held_out.inputs @ weights.T + added
         for share in SHARES:
-            start = share * logits + bias + held_out.prior[held_out.which]
-            loss = F.cross_entropy(start, held_out.labels, reduction="none").double().mean()
+            scores = share * logits + bias + held_out.prior[held_out.which]
+            loss = F.cross_entropy(scores, held_out.labels, reduction="none").double().mean()
             if loss < best:
                 best, state = loss, {"out.weight": share * weights, "out.bias": bias + share * added}
     epochs = 0
@@ -219,6 +223,9 @@ def fit(train: Samples, held_out: Samples, bias: Tensor | None, seed: int, optio
             if gain > 0:
                 best, state = loss, copied()
     probe.load_state_dict(state)
+    gains = sum_by_utterance((untrained - _nll(probe, held_out))[:, None], held_out.utterances)[:, 0]
+    if gains.sum() <= STANDARD_ERRORS * math.sqrt(len(gains)) * gains.std(correction=min(1, len(gains) - 1)):
+        probe.load_state_dict(start)
     return probe
 
 
@@ -285,7 +292,8 @@ class Information:
         seed_std: standard deviation of `value` over probe seeds.
         nats: the same before division, a label.
         entropy: with E masked out, nats a label; conditional_entropy: with E.
-        control: `value` of the control task (vectors shuffled), about 0; selectivity: value - control.
+        control: `value` of the control task (vectors shuffled), about 0; control_low, control_high: its interval, as above;
+            selectivity: value - control.
         samples, utterances: scored; left_out: test samples that V cannot name.
     """
 
@@ -297,6 +305,8 @@ class Information:
     entropy: float
     conditional_entropy: float
     control: float | None
+    control_low: float | None
+    control_high: float | None
     selectivity: float | None
     samples: int
     utterances: int
@@ -312,13 +322,21 @@ def information(scores: Scores, options: ProbeOptions, chosen: Tensor | None = N
     counts = {"samples": len(masked), "utterances": len(utterances.unique()), "left_out": left_out}
     known = {"nats": entropy - conditional, "entropy": entropy, "conditional_entropy": conditional}
     if entropy < UNDEFINED:
-        return Information(None, None, None, None, **known, control=None, selectivity=None, **counts)
+        nothing = dict.fromkeys(("control", "control_low", "control_high", "selectivity"))
+        return Information(None, None, None, None, **known, **nothing, **counts)
     by_seed = 1 - given.mean(1) / entropy
     value, shuffled = by_seed.mean().item(), 1 - control.mean().item() / entropy
-    sums = sum_by_utterance(torch.stack([masked, given.mean(0)], 1), utterances)
-    low, high = bootstrap(sums, lambda s: 1 - s[..., 1] / s[..., 0].clamp(min=UNDEFINED), options.resamples)
+    (low, high), (control_low, control_high) = (
+        bootstrap(
+            sum_by_utterance(torch.stack([masked, left], 1), utterances),
+            lambda s: 1 - s[..., 1] / s[..., 0].clamp(min=UNDEFINED),
+            options.resamples,
+        )
+        for left in (given.mean(0), control)
+    )
     deviation = by_seed.std().item() if len(by_seed) > 1 else None
-    return Information(value, low, high, deviation, **known, control=shuffled, selectivity=value - shuffled, **counts)
+    known |= {"control": shuffled, "control_low": control_low, "control_high": control_high, "selectivity": value - shuffled}
+    return Information(value, low, high, deviation, **known, **counts)
 
 
 def sum_by_utterance(values: Tensor, utterances: Tensor) -> Tensor:

@@ -152,9 +152,10 @@ def measure(
     for language in ("all", *sorted({fact[4] for fact in facts})):
         chosen = torch.tensor([language in ("all", fact[4]) for fact in facts])
         allocation = entropy_allocation(h0[chosen], h1[chosen], h2[chosen], scores.utterances[chosen], metrics.resamples)
-        found[language] = asdict(allocation) | {
-            "control_eer": 1 - ((scores.control + rest)[chosen].mean() / h0[chosen].mean()).item()
-        }
+        control = entropy_allocation(
+            h0[chosen], (scores.control + rest)[chosen], h2[chosen], scores.utterances[chosen], metrics.resamples
+        )
+        found[language] = asdict(allocation) | {"control_eer": control.eer, "control_eer_interval": control.eer_interval}
     return found
 
 

@@ -7,6 +7,7 @@ worker, rank or batch it lands in, and a resumed run continues exactly as an uni
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -89,8 +90,12 @@ def spec_augment(
 ) -> np.ndarray:
     """SpecAugment's masks (Park et al., 2019) in a copy of (T, num_mel_bins) features; they hold `fill`, the global mean.
 
+    Time masks share a budget of `time_mask_fraction` of the frames, as in lhotse's SpecAugment: a short utterance gets fewer
+    masks, and a mask narrower than `time_mask_width` only where the budget does not hold a whole one for each. Were the
+    number not reduced, a mask of a short utterance would be narrower than one frame of the encoder and hide nothing.
+
     Args:
-        time_scale: CR-CTC masks 2.5 times as much time, in 2.5 times as many masks (Yao et al., 2024).
+        time_scale: CR-CTC masks 2.5 times as much time, in up to 2.5 times as many masks (Yao et al., 2024).
     """
     masked = mel.copy()
     frames, bins = mel.shape
@@ -98,14 +103,21 @@ def spec_augment(
         width = rng.integers(0, min(config.freq_mask_width, bins) + 1)
         start = rng.integers(0, bins - width + 1)
         masked[:, start : start + width] = fill[start : start + width]
-    budget = int(config.time_mask_fraction * time_scale * frames)
-    masks = int(config.time_masks * time_scale)
-    widest = min(config.time_mask_width, budget // masks if masks else 0)
+    masks, widest = time_masks(frames, config, time_scale)
     for _ in range(masks):
         width = rng.integers(0, widest + 1)
         start = rng.integers(0, frames - width + 1)
         masked[start : start + width] = fill
     return masked
+
+
+def time_masks(frames: int, config: Augment, time_scale: float = 1.0) -> tuple[int, int]:
+    """How many time masks an utterance of `frames` gets, and the most frames that one of them may cover."""
+    if config.time_mask_width == 0:
+        return 0, 0
+    budget = min(config.time_mask_fraction * time_scale, 1.0) * frames
+    masks = min(int(config.time_masks * time_scale), math.ceil(budget / config.time_mask_width))
+    return (masks, min(config.time_mask_width, int(budget / masks))) if masks else (0, 0)
 
 
 def at_speed(cut: Cut, factor: float) -> Cut:

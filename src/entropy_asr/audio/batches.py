@@ -63,8 +63,21 @@ class Batch:
 
 
 def read_cuts(paths: list[Path]) -> CutSet:
-    """All cuts of some manifests, in memory, in file order."""
-    return CutSet.from_cuts(cut for path in paths for cut in CutSet.from_file(str(path)))
+    """All cuts of some manifests, in memory, in file order.
+
+    Raises:
+        InputError: two cuts have one id: hypotheses, alignments, pronunciations and random draws are found by it.
+    """
+    cuts: dict[str, Cut] = {}
+    for path in paths:
+        for cut in CutSet.from_file(str(path)):
+            if cut.id in cuts:
+                raise InputError(
+                    f"{path}: id {cut.id!r} occurs twice in {', '.join(map(str, paths))}; name each manifest once, and make "
+                    "ids unique, as entropy_asr.corpora.manifest does: <corpus>/<split>/<id>"
+                )
+            cuts[cut.id] = cut
+    return CutSet.from_cuts(cuts.values())
 
 
 def pad_features(mels: list[np.ndarray]) -> tuple[Tensor, Tensor]:

@@ -81,12 +81,13 @@ def main(config: Path = typer.Option(...), cuts: list[Path] = typer.Option(...),
     """Write the global mean and standard deviation of the training features."""
     from entropy_asr.audio.batches import read_cuts
     from entropy_asr.config_files import load_stage
+    from entropy_asr.corpora.manifest import evenly
     from entropy_asr.files import atomic_write
 
     features = load_stage(config).features
     total, squares, frames = np.zeros(features.num_mel_bins), np.zeros(features.num_mel_bins), 0
-    everything = read_cuts(cuts)
-    for cut in everything[:: max(1, len(everything) // STATS_UTTERANCES)]:
+    everything = list(read_cuts(cuts))
+    for cut in evenly(everything, STATS_UTTERANCES):
         mel = log_mel(load_audio(cut, features), features).astype(np.float64)
         if not np.isfinite(mel).all():
             raise InputError(f"utterance {cut.id}: features are not finite; exclude it or mend its audio")

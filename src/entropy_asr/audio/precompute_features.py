@@ -6,6 +6,7 @@ Training then reads them where it would have computed the same numbers from audi
 audio.  About 115 MB for an hour and a factor, float32.
 """
 
+import hashlib
 from pathlib import Path
 
 import typer
@@ -51,13 +52,14 @@ def main(config: Path = typer.Option(...), cuts: Path = typer.Option(...), out: 
     from entropy_asr.files import write_jsonl
 
     settings = load_stage(config)
-    writer = NumpyFilesWriter(out)
+    writer = NumpyFilesWriter(out)  # spreads files over folders by the first three characters of their names
 
     def with_features(cut: Cut) -> dict:
+        file = hashlib.sha256(cut.id.encode()).hexdigest()[:32]  # an id may hold what a file name may not
         for factor in settings.augment.speed_factors:
             mel = log_mel(load_audio(at_speed(cut, factor), settings.features), settings.features)
             name = stored_name(factor)
-            setattr(cut, name, writer.store_array(f"{cut.id}-{name}", mel))
+            setattr(cut, name, writer.store_array(f"{file}-{name}", mel))
         return cut.to_dict()
 
     rows = map(with_features, track(read_cuts([cuts]), description=f"features of {cuts}"))

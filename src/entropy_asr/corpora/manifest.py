@@ -3,11 +3,13 @@
     python -m entropy_asr.corpora.manifest --config manifests.json --kind embedded --corpus data/embedded \
         --audio results/audio --split en-train --split en-test --out results/manifests/embedded
 
-For each split: ``<split>.jsonl.gz`` (cuts), ``<split>.quality.json`` (report), ``<split>.excluded.jsonl`` (what was
-left out and why). A cut has one recording, whose path is as the corpus was named on the command line (relative stays
-relative to the working directory), and one supervision: ``text`` as written, ``language``, ``speaker``, and in
-``custom`` the ``normalized`` text, its ``phonemes`` (the corpus's own where it gives them, else the dictionaries'), its
-``words`` with how many of these are theirs, the ``domain`` and the ``corpus_kind`` (synthetic or recorded).
+For each split: ``<split>.jsonl.gz`` (cuts), ``<split>.quality.json`` (report), ``<split>.excluded.jsonl`` (what was left out
+and why). A cut has the id ``<corpus>/<split>/<id in the listing>``, where the corpus is the name of the folder ``--out``:
+listings may repeat an id, manifests may not. It has one recording, whose path is as the corpus was named on the command line
+(relative stays relative to the working directory), and one supervision: ``text`` as written, ``language``, ``speaker``, and in
+``custom`` the ``utterance_id`` of the listing, the ``normalized`` text, its ``phonemes`` (the corpus's own where it gives them,
+else the dictionaries'), its ``words`` with how many of these are theirs, the ``domain`` and the ``corpus_kind`` (synthetic or
+recorded).
 All splits of a corpus are made in one call, because sentences of test splits are taken out of training.
 """
 
@@ -16,12 +18,13 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
@@ -30,12 +33,14 @@ from entropy_asr.files import write_json, write_jsonl
 
 if TYPE_CHECKING:
     from lhotse import MonoCut
+    from lhotse.cut import Cut
 
     from entropy_asr.config import Quality
     from entropy_asr.corpora.quality import Accepted, SplitResult
     from entropy_asr.corpora.utterance import Utterance
 
 _PROGRESS_SECONDS = 5.0
+Item = TypeVar("Item")
 
 
 class Kind(StrEnum):
@@ -69,6 +74,31 @@ def choose(utterances: list[Utterance], limit: int | None) -> list[Utterance]:
     return [item for item in utterances if item.id in kept]
 
 
+def spread(cuts: Iterable[Cut], limit: int) -> list[Cut]:
+    """At most ``limit`` cuts, as many of each language as of any other, and of each speaker in a language, while there are some.
+
+    The choice depends on the ids, not on the order of the cuts; limits nest.
+    """
+
+    def in_turns(group: list[Cut], *facts: Callable[[Cut], str | None]) -> list[Cut]:
+        if not facts:
+            return sorted(group, key=lambda cut: hashlib.sha256(cut.id.encode()).digest())
+        parts: dict[str, list[Cut]] = {}
+        for cut in group:
+            parts.setdefault(str(facts[0](cut)), []).append(cut)
+        queues = [in_turns(parts[name], *facts[1:]) for name in sorted(parts)]
+        return [cut for turn in zip_longest(*queues) for cut in turn if cut is not None]
+
+    everything = in_turns(list(cuts), lambda cut: cut.supervisions[0].language, lambda cut: cut.supervisions[0].speaker)
+    return everything[:limit]
+
+
+def evenly(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """At most ``limit`` items, evenly spaced over all of them; None: all."""
+    number = len(items) if limit is None else min(limit, len(items))
+    return [items[i * len(items) // number] for i in range(number)]
+
+
 def check_split(name: str, utterances: list[Utterance], quality: Quality, jobs: int) -> SplitResult:
     """Judge each utterance of a split; ``jobs`` threads decode (libsndfile does not hold the interpreter)."""
     from entropy_asr.corpora.quality import Accepted, Excluded, SplitResult, check
@@ -98,21 +128,22 @@ def _progress(name: str, items: Iterator, total: int) -> Iterator:
         yield item
 
 
-def make_cut(item: Accepted, corpus_kind: str) -> MonoCut:
-    """The lhotse cut of an accepted utterance."""
+def make_cut(item: Accepted, source: str, corpus_kind: str) -> MonoCut:
+    """The lhotse cut of an accepted utterance. source: ``<corpus>/<split>``, with which its id begins."""
     from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
 
     utterance = item.utterance
+    name = f"{source}/{utterance.id}"
     recording = Recording(
-        id=utterance.id,
+        id=name,
         sources=[AudioSource("file", list(range(item.audio.channels)), utterance.audio.as_posix())],
         sampling_rate=item.audio.sampling_rate,
         num_samples=item.audio.num_samples,
         duration=item.audio.duration,
     )
     supervision = SupervisionSegment(
-        id=utterance.id,
-        recording_id=utterance.id,
+        id=name,
+        recording_id=name,
         start=0.0,
         duration=item.duration,
         channel=0,
@@ -120,6 +151,7 @@ def make_cut(item: Accepted, corpus_kind: str) -> MonoCut:
         language=utterance.language,
         speaker=utterance.speaker,
         custom={
+            "utterance_id": utterance.id,
             "normalized": item.normalized,
             "phonemes": item.pronunciation.phonemes,
             "words": [[word, len(phonemes)] for word, phonemes in item.pronunciation.words],
@@ -129,7 +161,7 @@ def make_cut(item: Accepted, corpus_kind: str) -> MonoCut:
         },
     )
     return MonoCut(
-        id=utterance.id,
+        id=name,
         start=utterance.offset,
         duration=item.duration,
         channel=0,
@@ -149,7 +181,8 @@ def write_split(result: SplitResult, shared: dict[str, int], quality: Quality, c
     write_jsonl(out / f"{result.name}.excluded.jsonl", (vars(item) for item in result.excluded))
     enforce_limit(result, quality)
     write_json(out / f"{result.name}.quality.json", {**report(result, shared), "corpus_kind": corpus_kind})
-    write_jsonl(out / f"{result.name}.jsonl.gz", (make_cut(item, corpus_kind).to_dict() for item in result.accepted))
+    cuts = (make_cut(item, f"{out.name}/{result.name}", corpus_kind).to_dict() for item in result.accepted)
+    write_jsonl(out / f"{result.name}.jsonl.gz", cuts)
 
 
 def make_manifests(
@@ -190,7 +223,7 @@ def main(
     kind: Kind = typer.Option(..., help="corpus family"),
     corpus: Path = typer.Option(..., help="folder of the corpus"),
     split: list[str] = typer.Option(..., help="split to make; repeat for each"),
-    out: Path = typer.Option(..., help="folder to write"),
+    out: Path = typer.Option(..., help="folder to write; ids of cuts begin with its name"),
     audio: Path | None = typer.Option(None, help="unpacked audio, for --kind embedded"),
     synthetic: bool = typer.Option(False, help="the speech was made by a machine"),
     jobs: int = typer.Option(1, min=1, help="threads that decode audio"),

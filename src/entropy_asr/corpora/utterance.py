@@ -13,7 +13,7 @@ class Utterance:
     """A stretch of an audio file and what is said in it.
 
     Attributes:
-        id: unique in its corpus.
+        id: unique in its split.
         audio: the file, relative to the working directory or absolute, as the corpus was named.
         text: transcript as written.
         language: ``en``, ``zh`` or ``mixed``.

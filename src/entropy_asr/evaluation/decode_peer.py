@@ -84,14 +84,18 @@ def transcripts(transcribe: Transcribe, cuts: list) -> Iterator[tuple[str, float
 
 
 def given(path: Path, cuts: list) -> Iterator[tuple[str, None]]:
-    """Transcripts from a file, of which none may be missing and none left over."""
+    """Transcripts from a file, of which none may be missing and none left over, by the ids of the corpus's own listing.
+
+    In a manifest that says none, the ids are those of its cuts.
+    """
     from entropy_asr.evaluation.score import read_by_id
 
-    rows, ids = read_by_id(path, ("id", "text")), {cut.id for cut in cuts}
+    own = [(cut.supervisions[0].custom or {}).get("utterance_id", cut.id) for cut in cuts]
+    rows, ids = read_by_id(path, ("id", "text")), set(own)
     if rows.keys() != ids:
         side = "has no line for" if ids - rows.keys() else "has a line for the unknown utterance"
         raise InputError(f"{path}: {side} {min(ids - rows.keys() or rows.keys() - ids)!r}; it must be of this test set, whole")
-    yield from ((rows[cut.id]["text"], None) for cut in cuts)
+    yield from ((rows[name]["text"], None) for name in own)
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

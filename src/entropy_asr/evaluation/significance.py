@@ -29,6 +29,7 @@ from entropy_asr.files import write_table
 from entropy_asr.resampling import percentile_interval, resampled_sums
 
 RESAMPLES = 10_000
+ROUNDING = 1e-12  # of the largest value: a spread of differences below it is none
 COLUMNS = (
     "test_set",
     "metric",
@@ -83,26 +84,36 @@ def paired_bootstrap(
     return Interval(float(difference.sum() / tokens.sum()), low, high, float(p))
 
 
-def matched_pairs(errors: np.ndarray, others: np.ndarray) -> float:
-    """Two-sided p of the matched-pairs test (Gillick & Cox, 1989) with utterances as segments.
+def matched_pairs(errors: np.ndarray, others: np.ndarray) -> float | None:
+    """Two-sided p of the matched-pairs test (Gillick & Cox, 1989) with utterances as segments; None where none can be given.
 
     Errors in different utterances are taken as independent, which holds here because systems decode them apart; NIST's tool
-    cuts long recordings into segments to reach the same.
+    cuts long recordings into segments to reach the same.  The test divides by the spread of the differences: if all are the
+    same, it has nothing to say.
     """
     from scipy.stats import norm
 
     difference = errors - others
-    spread = difference.std(ddof=1) if len(difference) > 1 else 0.0
-    if spread == 0.0:
-        return 1.0 if difference.sum() == 0 else 0.0
-    return float(2 * norm.sf(abs(difference.mean()) / (spread / math.sqrt(len(difference)))))
+    if same_everywhere(errors, others):
+        return None
+    return float(2 * norm.sf(abs(difference.mean()) / (difference.std(ddof=1) / math.sqrt(len(difference)))))
 
 
-def over_seeds(rates: Sequence[float], others: Sequence[float]) -> float | None:
-    """Two-sided p of the paired t-test over seeds; None for fewer than two."""
+def over_seeds(values: Sequence[float], others: Sequence[float]) -> float | None:
+    """Two-sided p of the paired t-test over seeds; None for fewer than two, and where all differences are the same.
+
+    Error rates are best given as errors, on the same references: the test has the same p, and integers have no rounding.
+    """
     from scipy.stats import ttest_rel
 
-    return float(ttest_rel(rates, others).pvalue) if len(rates) > 1 else None
+    return None if same_everywhere(values, others) else float(ttest_rel(values, others).pvalue)
+
+
+def same_everywhere(values: Sequence[float] | np.ndarray, others: Sequence[float] | np.ndarray) -> bool:
+    """Whether all paired differences are equal up to rounding, as one alone is: a test by their spread would divide by it."""
+    first, second = np.asarray(values, dtype=float), np.asarray(others, dtype=float)
+    rounding = ROUNDING * max(np.abs(first).max(initial=0.0), np.abs(second).max(initial=0.0))
+    return len(first) < 2 or bool(np.ptp(first - second) <= rounding)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -154,7 +165,7 @@ def compare(hypotheses: Sequence[Path], baseline: str) -> list[dict[str, Any]]:
 
 
 def _pair(systems: dict, baseline: str, system: str, names: list[str]) -> dict[str, Any]:
-    """Compare two systems; of several seeds, an utterance's errors are averaged."""
+    """Compare two systems; of several seeds, an utterance's errors are added up: a mean would be rounded, a sum is exact."""
     seeds = sorted(systems[baseline].keys() & systems[system].keys())
     if not seeds:
         raise InputError(f"{baseline} and {system} have no seed in common")
@@ -163,9 +174,9 @@ def _pair(systems: dict, baseline: str, system: str, names: list[str]) -> dict[s
         owner: np.array([[systems[owner][seed][name][0] for name in names] for seed in seeds], dtype=float)  # (seeds, N)
         for owner in (baseline, system)
     }
-    mine, other = by_seed[baseline].mean(0), by_seed[system].mean(0)
-    found = paired_bootstrap(mine, other, tokens)
-    p_seeds = over_seeds(by_seed[baseline].sum(1) / tokens.sum(), by_seed[system].sum(1) / tokens.sum())
+    mine, other = by_seed[baseline].sum(0), by_seed[system].sum(0)
+    found = paired_bootstrap(mine, other, len(seeds) * tokens)
+    p_pairs, p_seeds = matched_pairs(mine, other), over_seeds(by_seed[baseline].sum(1), by_seed[system].sum(1))
     return {
         "system": baseline,
         "against": system,
@@ -175,7 +186,7 @@ def _pair(systems: dict, baseline: str, system: str, names: list[str]) -> dict[s
         "low_points": round(100 * found.low, 4),
         "high_points": round(100 * found.high, 4),
         "p_bootstrap": float(f"{found.p:.3g}"),
-        "p_matched_pairs": float(f"{matched_pairs(mine, other):.3g}"),
+        "p_matched_pairs": None if p_pairs is None else float(f"{p_pairs:.3g}"),
         "p_seeds": None if p_seeds is None else float(f"{p_seeds:.3g}"),
     }
 

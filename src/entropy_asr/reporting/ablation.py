@@ -10,7 +10,6 @@ value a seed, so the paired t-test over seeds is theirs, where there are two see
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -79,8 +78,7 @@ def _entropy(entropy: Rows, baseline: str) -> list[dict[str, Any]]:
         if both:
             mine, theirs = [seeds[seed] for seed in both], [others[seed] for seed in both]
             p = over_seeds(mine, theirs)
-            known = p is not None and not math.isnan(p)  # it is not where all differences are the same
-            row |= {"difference": fmean(mine) - fmean(theirs), "p_seeds": float(f"{p:.3g}") if known else None}
+            row |= {"difference": fmean(mine) - fmean(theirs), "p_seeds": None if p is None else float(f"{p:.3g}")}
         rows.append(row)
     return rows
 

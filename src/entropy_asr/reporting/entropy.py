@@ -84,7 +84,8 @@ def encoder_rows(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
             same |= {"n": item["samples"], "n_unit": f"{unit}s"}
             interval = {name: item[name] for name in ("value", "low", "high", "seed_std")}
             rows.append({**same, "metric": metric, "unit": "ratio", **interval})
-            rows.append({**same, "metric": f"{metric}_control", "unit": "ratio", "value": item["control"]})
+            control = {"value": item["control"], "low": item["control_low"], "high": item["control_high"]}
+            rows.append({**same, "metric": f"{metric}_control", "unit": "ratio", **control})
             rows.append({**same, "metric": f"{metric}_nats", "unit": f"nats/{unit}", "value": item["nats"]})
             rows.append({**same, "metric": f"{metric}_entropy", "unit": f"nats/{unit}", "value": item["entropy"]})
     output = facts["nse"][-1]
@@ -120,7 +121,8 @@ def system_rows(path: Path) -> list[dict[str, Any]]:
         for name in ("eer", "ler", "ar"):
             low, high = item[f"{name}_interval"] or (None, None)
             rows.append({**same, "metric": name, "unit": "ratio", "value": item[name], "low": low, "high": high})
-        rows.append({**same, "metric": "eer_control", "unit": "ratio", "value": item["control_eer"]})
+        low, high = item["control_eer_interval"]
+        rows.append({**same, "metric": "eer_control", "unit": "ratio", "value": item["control_eer"], "low": low, "high": high})
         for metric, name in (("h0", "prior"), ("h1", "probe"), ("h2", "system")):
             rows.append({**same, "metric": metric, "unit": "nats/token", "value": item[name]})
     return rows
@@ -132,7 +134,8 @@ def drift_rows(path: Path, corpus_kind: str) -> list[dict[str, Any]]:
     rows = []
     for item in read_json(path):
         row = {**_checkpoint(*item["first"].split("/")), "seed": seed, "layer": item["layer"], "metric": "cka", "unit": "ratio"}
-        row |= {"compared_with": item["second"], "value": item["cka"], "n": item["frames"], "n_unit": "frames"}
+        row |= {"compared_with": item["second"], "value": item["cka"], "low": item["low"], "high": item["high"]}
+        row |= {"n": item["frames"], "n_unit": "frames"}
         rows.append({**row, "language": "all", "corpus_kind": corpus_kind})
     return rows
 
@@ -180,7 +183,7 @@ def shifts(rows: Rows) -> list[dict[str, Any]]:
                 item[metric] = _compared(before, after) if before and after else None
             cka = _chosen(rows, metric="cka", seed=seed, arm=encoder_of(rows, arm), compared_with=f"{arm}/joint_sft")
             last = max(cka, key=lambda row: (int(row["part"]), int(row["layer"])), default=None)
-            item["cka"] = float(last["value"]) if last else None
+            item["cka"], item["drift"] = float(last["value"]) if last else None, last
             for metric in ("eer", "ler", "ar"):
                 item[metric] = next(iter(_chosen(rows, arm=arm, seed=seed, metric=metric, language="all")), None)
             found.append(item)
@@ -189,15 +192,23 @@ def shifts(rows: Rows) -> list[dict[str, Any]]:
 
 def _compared(before: dict[str, str], after: dict[str, str]) -> dict[str, Any]:
     """Both values with their intervals, and whether these are apart: then a change is shown, else it is not."""
-    known = all(row[name] for row in (before, after) for name in ("low", "high"))
-    apart = known and (float(after["low"]) > float(before["high"]) or float(after["high"]) < float(before["low"]))
+    apart = _apart(before, after)
     change = float(after["value"]) - float(before["value"])
     said = ("rises" if change > 0 else "falls") if apart else "no change is shown"
     return {"before": before, "after": after, "change": change, "said": said}
 
 
+def _apart(first: dict[str, str], second: dict[str, str]) -> bool:
+    """Whether two values have intervals that do not overlap."""
+    known = all(row[name] for row in (first, second) for name in ("low", "high"))
+    return known and (float(second["low"]) > float(first["high"]) or float(second["high"]) < float(first["low"]))
+
+
 def expectation(found: list[dict[str, Any]]) -> list[str]:
-    """What the paper's Figure 1 leads one to expect of `ours`, seed by seed, and what was measured."""
+    """What the paper's Figure 1 leads one to expect of `ours`, seed by seed, and what was measured.
+
+    Intervals decide. Where they overlap, or there are none, nothing is called met or not met.
+    """
     sentences = []
     for item in found:
         same = [other for other in found if other["seed"] == item["seed"] and other["cka"] is not None]
@@ -205,23 +216,27 @@ def expectation(found: list[dict[str, Any]]) -> list[str]:
         if item["arm"] != "ours" or item["cka"] is None or item["pai"] is None:
             continue
         pai = item["pai"]
-        kept = "met" if pai["said"] != "falls" else "not met"
+        kept = "not met" if pai["said"] == "falls" else "met" if pai["said"] == "rises" else "no change is shown"
         sentences.append(
             f"Seed {item['seed']}, the recipe keeps PAI high in joint SFT: {kept} "
             f"({pai['change']:+.3f}; before {_interval(pai['before'])}, after {_interval(pai['after'])})."
         )
         for other in others:
-            less = "met" if item["cka"] > other["cka"] else "not met"
+            less = "no difference is shown"
+            if _apart(item["drift"], other["drift"]):
+                less = "met" if item["cka"] > other["cka"] else "not met"
             sentences.append(
-                f"Seed {item['seed']}, its encoder drifts less than that of {other['arm']}: {less} (CKA {item['cka']:.3f} "
-                f"against {other['cka']:.3f}; one value each, without an interval)."
+                f"Seed {item['seed']}, its encoder drifts less than that of {other['arm']}: {less} "
+                f"(CKA {_interval(item['drift'])}, against {_interval(other['drift'])})."
             )
     return sentences
 
 
 def _interval(row: dict[str, str]) -> str:
     shown = f"{float(row['value']):.3f}"
-    return f"{shown}, 95% interval {float(row['low']):.3f} to {float(row['high']):.3f}" if row["low"] else shown
+    if not row["low"]:
+        return f"{shown}, no interval can be given"
+    return f"{shown}, 95% interval {float(row['low']):.3f} to {float(row['high']):.3f}"
 
 
 def _error_bar(row: dict[str, str]) -> list[list[float]] | None:

@@ -9,7 +9,8 @@ import csv
 from pathlib import Path
 
 from entropy_asr.errors import InputError
-from entropy_asr.files import atomic_write, read_json
+from entropy_asr.files import atomic_write, read_json, read_table
+from entropy_asr.reporting.report import who_decided
 
 FILES = [
     *(f"tables/{name}.csv" for name in ("main", "breakdown", "significance", "ablation", "cost")),
@@ -67,6 +68,8 @@ def publish(results: Path, folder: Path, command: str) -> None:
         "Holm (docs/evaluation.md).",
         "",
         f"Training jobs: {minutes:.0f} minutes in all (two beside each other), {memory:.1f} GiB of memory at most in one.",
+        "",
+        who_decided(read_table(results / "tables/cka.csv")),
         "",
         *(f"![{Path(name).stem}]({Path(name).name})" for name in FILES if name.endswith(".svg")),
     ]

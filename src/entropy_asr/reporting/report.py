@@ -187,6 +187,24 @@ def swaps(cka: Rows, timeline: Rows) -> list[dict[str, Any]]:
     return found
 
 
+def who_decided(cka: Rows) -> str:
+    """Whether the threshold decided when the encoder was swapped, or the steps between two checks alone; empty without a swap."""
+    first: dict[tuple[str, str], dict[str, str]] = {}
+    for row in cka:
+        if row["encoder"] == ENCODER:
+            first.setdefault((row["seed"], row["part"]), row)
+    swapped = [row for row in cka if row["encoder"] == ENCODER and row["swapped"] == "true"]
+    at_once = sum(first[row["seed"], row["part"]] is row for row in swapped)
+    if not swapped:
+        return ""
+    if at_once < len(swapped):
+        return f"Of {len(swapped)} parts that CKA ended, {at_once} ended at their first check; the threshold decided the others."
+    return (
+        f"Every part that CKA ended ({len(swapped)}) was below the threshold at its first check. So the steps between checks "
+        "(cka.every) decided when the encoder was swapped, and the threshold decided nothing."
+    )
+
+
 def arms_compared(ablation: Rows, cost: Rows) -> dict[str, Any]:
     """The arms as lines and the metrics as columns, and what each arm took: sums over its jobs, means over seeds."""
     metrics = list(dict.fromkeys((row["metric"], row["test_set"], row["unit"]) for row in ablation))
@@ -387,6 +405,7 @@ def render(
         training_speech=" and ".join(f"{kind} speech" for kind in sorted({split["corpus_kind"] for split in splits})),
         figures=[figure(path) for path in figures],
         swaps=swaps(cka, timeline),
+        decided=who_decided(cka),
         threshold=next((row["threshold"] for row in cka), ""),
         shifted=shifted,
         expectations=expectation(shifted),

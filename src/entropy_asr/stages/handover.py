@@ -10,6 +10,7 @@ from torch import Tensor
 from entropy_asr.analysis.cka import LinearCka
 from entropy_asr.audio.batches import evaluation_batches
 from entropy_asr.config import Cka, Features
+from entropy_asr.corpora.manifest import spread
 from entropy_asr.models.conformer import ConformerEncoder, length_mask
 from entropy_asr.training import distributed
 
@@ -25,9 +26,7 @@ class CkaMonitor:
         self, encoder: ConformerEncoder, config: Cka, cuts: CutSet, features: Features, device: torch.device, part: int
     ) -> None:
         self.encoder, self.config, self.device, self.part = encoder, config, device, part
-        chosen = sorted(cuts, key=lambda cut: cut.id)
-        chosen = chosen[:: max(1, len(chosen) // config.utterances)][: config.utterances]  # spread over languages and voices
-        self.batches = [(x, lens) for _, x, lens in evaluation_batches(chosen, features, 60.0)]
+        self.batches = [(x, lens) for _, x, lens in evaluation_batches(spread(cuts, config.utterances), features, 60.0)]
         self.reference: ConformerEncoder | None = None
         self.trace: list[dict[str, float]] = []
 

@@ -112,16 +112,17 @@ def read_sentences(path: str | Path, most: int | None = None) -> list[tuple[str,
     """Distinct ``(normalised text, language)`` of a JSONL file of ``{language, text}``, in order.
 
     Args:
-        most: take only so many lines, evenly spread over the file.
+        most: take at most so many lines, evenly spread over the file.
 
     Raises:
         InputError: a line lacks a key or names an unknown language.
     """
+    from entropy_asr.corpora.manifest import evenly
     from entropy_asr.text.normalize import normalize
 
     sentences: dict[tuple[str, Language], None] = {}
     rows = list(enumerate(read_jsonl(path), 1))
-    for number, row in rows[:: max(1, len(rows) // most)] if most else rows:
+    for number, row in evenly(rows, most):
         text, language = row.get("text"), row.get("language")
         if not isinstance(text, str) or language not in ("en", "zh", "mixed"):
             found = json.dumps({"text": text, "language": language}, ensure_ascii=False)
