@@ -1,5 +1,9 @@
 """What a stage asks Slurm for and how it is started, from config and site file alone; no cluster needed."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +65,22 @@ def test_one_node_is_torchrun_several_are_srun_and_a_cpu_is_python() -> None:
     asked = stage_resources(resources, "pretrain", site)
     assert (asked["mpi"], asked["tasks"], asked["nodes"]) == ("srun", 2, 2)
     assert "mpi" not in stage_resources(resources, "joint_sft", site)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_shell_and_tee_outlive_a_stage_that_saves(number: int, tmp_path: Path) -> None:
+    """The signal goes to the whole process group, as from Slurm or a terminal."""
+    stage = (
+        "import signal, sys, time; signal.signal(int(sys.argv[1]), lambda *_: (time.sleep(0.3), print('saved'), sys.exit(75)))"
+    )
+    stage += "; print('training', flush=True); time.sleep(60)"
+    line = f'{shell_prefix(Site())}{sys.executable} -c "{stage}" {int(number)} 2>&1 | tee {tmp_path / "log"}; echo not reached'
+    process = subprocess.Popen(["bash", "-c", line], start_new_session=True, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "training\n"
+    os.killpg(process.pid, number)
+    assert process.communicate(timeout=30)[0] == "saved\n"
+    assert process.returncode == 75
+    assert (tmp_path / "log").read_text() == "training\nsaved\n"
 
 
 @pytest.mark.parametrize(

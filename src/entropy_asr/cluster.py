@@ -120,10 +120,12 @@ def _gres(gpus: int, site: Site) -> str:
 def shell_prefix(site: Site) -> str:
     """What every rule's shell starts with.
 
-    Slurm's warning reaches all processes of a job step.  The shell and `tee` must outlive the stage that is saving, or its log
-    and its exit status would be lost; the stage itself, and any other command, gets the signal as usual.
+    Slurm's warning reaches all processes of a job step, Ctrl-C all of a terminal's.  The shell and `tee` must outlive the stage
+    that is saving, or its log and its exit status would be lost; the stage itself, and any other command, gets the signal as
+    usual.
     """
-    lines = ["set -euo pipefail", "trap : TERM", "tee() { trap '' TERM; command tee \"$@\"; }", *site.setup]
+    traps = ["trap : TERM INT HUP", "tee() { trap '' TERM INT HUP; command tee \"$@\"; }"]
+    lines = ["set -euo pipefail", *traps, *site.setup]
     if site.scratch:
         lines += [f'export TMPDIR="{site.scratch}"', 'mkdir -p "$TMPDIR"']
     return "; ".join(lines) + "; "

@@ -352,7 +352,10 @@ class Engine(Section):
     )
     buckets: PositiveInt = Field(10, description="length buckets of the sampler")
     log_every: PositiveInt = Field(50, description="steps a log line")
-    save_every: PositiveInt = Field(1000, description="steps between two saves of the running state ...")
+    save_every: PositiveInt = Field(
+        1000,
+        description="steps between two saves of the running state, but at most a quarter of the steps of a stage and of cka.every ...",
+    )
     save_minutes: PositiveFloat = Field(30.0, description="... and minutes, whichever comes first")
     keep_last: PositiveInt = Field(2, description="running states that are kept")
     max_nonfinite: int = Field(10, ge=0, description="batches with a non-finite loss that are skipped before the run fails")

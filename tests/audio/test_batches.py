@@ -1,10 +1,12 @@
 """Batches: bounded duration, every utterance once an epoch, any position can be taken up, bad features never get through."""
 
 import gzip
+import signal
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from entropy_asr.audio.batches import Position, TrainingBatches, evaluation_batches, read_cuts
@@ -43,6 +45,23 @@ def test_workers_make_no_difference(tones: Path) -> None:
     parallel = list(islice(batches(tones).loader(Position(), workers=2), 5))
     assert [b.ids for b in alone] == [b.ids for b in parallel]
     assert all(a.features.equal(b.features) for a, b in zip(alone, parallel, strict=True))
+
+
+def test_a_worker_that_dies_is_replaced(tones: Path) -> None:
+    source = batches(tones)
+    alone = list(islice(source.loader(Position(), workers=0), 8))
+    loader = source.loader(Position(), workers=2)
+    parallel = list(islice(loader, 2))
+    child_died = signal.getsignal(signal.SIGCHLD)
+    for worker in psutil.Process().children():
+        worker.send_signal(signal.SIGTERM)  # Slurm warns all processes: the loading ones do not answer
+        worker.send_signal(signal.SIGINT)
+    parallel += list(islice(loader, 2))
+    psutil.Process().children()[0].kill()
+    parallel += list(islice(loader, 4))
+    assert [b.ids for b in alone] == [b.ids for b in parallel]
+    assert all(a.features.equal(b.features) for a, b in zip(alone, parallel, strict=True))
+    assert child_died is signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
 
 
 def test_ranks_share_an_epoch(tones: Path) -> None:

@@ -5,6 +5,7 @@ are the same again, so resuming is skipping.  lhotse's sampler forms the batches
 drawn before, since it changes durations.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -25,6 +26,10 @@ from entropy_asr.audio.features import load_audio, log_mel
 from entropy_asr.audio.precompute_features import stored_log_mel
 from entropy_asr.config import Augment, Features
 from entropy_asr.errors import InputError
+from entropy_asr.signals import ignore_stop, starting_workers
+
+log = logging.getLogger(__name__)
+MAX_DEATHS = 3  # of loading processes for one batch
 
 
 class Position(NamedTuple):
@@ -186,10 +191,35 @@ class _Keys:
 
 
 def load_in_order(batches: Any, start: Position, workers: int) -> Iterator[Any]:
-    """What a map makes of its own `keys(start)`, one after the other, by so many processes; 0: by this one."""
-    # A generator of its own: otherwise the loader draws a seed from torch's, and a resumed run has other dropout.
-    generator = torch.Generator().manual_seed(batches.seed)
-    return iter(DataLoader(batches, sampler=_Keys(batches, start), batch_size=None, num_workers=workers, generator=generator))
+    """What a map makes of its own `keys(start)`, one after the other, by so many processes; 0: by this one.
+
+    A process that dies (out of memory, killed) is replaced: all are started again where the batches had come to.
+
+    Raises:
+        RuntimeError: one died for the fourth time before a batch came.
+    """
+    deaths = 0
+    while True:
+        # A generator of its own: otherwise the loader draws a seed from torch's, and a resumed run has other dropout.
+        loader = DataLoader(
+            batches,
+            sampler=_Keys(batches, start),
+            batch_size=None,
+            num_workers=workers,
+            generator=torch.Generator().manual_seed(batches.seed),
+            worker_init_fn=ignore_stop,
+        )
+        with starting_workers():
+            loaded = iter(loader)
+        try:
+            for made in loaded:
+                start, deaths = (made[-1] if isinstance(made, list) else made).position, 0
+                yield made
+        except RuntimeError as error:
+            deaths += 1
+            if "exited unexpectedly" not in str(error) or deaths > MAX_DEATHS:
+                raise
+            log.warning("%s; the loading processes are started again", error)
 
 
 def evaluation_batches(cuts: CutSet, features: Features, max_duration: float) -> Iterator[tuple[list, Tensor, Tensor]]:

@@ -7,6 +7,7 @@
 import typer
 
 from entropy_asr.errors import friendly_exit
+from entropy_asr.signals import leave_when_asked
 from entropy_asr.stages.options import ConfigFile, Encoder, Lm, Out, Running, Seed, Train
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -24,6 +25,7 @@ def main(
     out: Out,
 ) -> None:
     """Train the adaptor."""
+    leave_when_asked()
     import torch
 
     from entropy_asr.config_files import load_stage

@@ -25,6 +25,7 @@ class CkaMonitor:
         self, encoder: ConformerEncoder, config: Cka, cuts: CutSet, features: Features, device: torch.device, part: int
     ) -> None:
         self.encoder, self.config, self.device, self.part = encoder, config, device, part
+        self.every = config.every
         chosen = sorted(cuts, key=lambda cut: cut.id)
         chosen = chosen[:: max(1, len(chosen) // config.utterances)][: config.utterances]  # spread over languages and voices
         self.batches = [(x, lens) for _, x, lens in evaluation_batches(chosen, features, 60.0)]

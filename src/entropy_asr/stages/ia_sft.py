@@ -18,6 +18,7 @@ from pathlib import Path
 import typer
 
 from entropy_asr.errors import friendly_exit
+from entropy_asr.signals import leave_when_asked
 from entropy_asr.stages.options import ConfigFile, Encoder, Lm, Out, Running, Seed, Train
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -43,6 +44,7 @@ def main(
     iteration: int = typer.Option(..., help="0, 1, …"),
 ) -> None:
     """Train adaptor and LLM on this encoder."""
+    leave_when_asked()
     from entropy_asr.config_files import load_stage
     from entropy_asr.files import read_json
     from entropy_asr.models.artifacts import load_adaptor, load_encoder, load_into, load_llm

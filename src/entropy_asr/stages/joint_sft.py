@@ -13,6 +13,7 @@ from pathlib import Path
 import typer
 
 from entropy_asr.errors import friendly_exit
+from entropy_asr.signals import leave_when_asked
 from entropy_asr.stages.options import ConfigFile, Encoder, Lm, Out, Running, Seed, Train
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -33,6 +34,7 @@ def main(
     freeze_encoder: bool = typer.Option(False, help="the encoder stays as pretraining left it"),
 ) -> None:
     """Train the whole system."""
+    leave_when_asked()
     import torch
 
     from entropy_asr.config_files import load_stage

@@ -16,6 +16,7 @@ from pathlib import Path
 import typer
 
 from entropy_asr.errors import InputError, friendly_exit
+from entropy_asr.signals import leave_when_asked
 from entropy_asr.stages.options import ConfigFile, Out, Running, Seed
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -33,6 +34,7 @@ def main(
     seed: Seed = 1,
 ) -> None:
     """Train the small language model, or name the pretrained one."""
+    leave_when_asked()
     from entropy_asr.config_files import load_stage
     from entropy_asr.files import sha256, write_json
     from entropy_asr.provenance import Provenance

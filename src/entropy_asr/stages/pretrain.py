@@ -15,6 +15,7 @@ import typer
 
 from entropy_asr.config import Objective
 from entropy_asr.errors import friendly_exit
+from entropy_asr.signals import leave_when_asked
 from entropy_asr.stages.options import ConfigFile, Out, Running, Seed, Train
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -36,6 +37,7 @@ def main(
     previous: Path | None = typer.Option(None, help="training_state.safetensors of the part before"),
 ) -> None:
     """Run one part of encoder pretraining."""
+    leave_when_asked()
     import torch
 
     from entropy_asr.audio.batches import TrainingBatches, read_cuts

@@ -174,8 +174,7 @@ class Engine:
         counters = {**counters, "optimiser_step": int(self._states()[0]["step"])}
         if writes:
             write_tensors(path, tensors, {"counters": json.dumps(counters)})
-        if distributed.world_size() > 1:
-            torch.distributed.barrier()
+        distributed.wait()
 
     def load(self, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Take up a saved state; returns the counters and the `extra` tensors."""

@@ -10,7 +10,6 @@ import math
 import os
 import resource
 import shutil
-import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,16 +24,21 @@ from torch import Tensor
 from entropy_asr.errors import InputError
 from entropy_asr.models.attention import llm_attention
 from entropy_asr.models.flops import matmul_rate
+from entropy_asr.signals import EXIT_INTERRUPTED, handle_stop
 from entropy_asr.training import distributed
 from entropy_asr.training.engine import Engine, write_tensors
 from entropy_asr.training.state import RunningState
 
 log = logging.getLogger(__name__)
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved, run me again
 
 
 class Monitor(Protocol):
-    """Looks at the module after optimiser steps and may end the run (pretraining's CKA)."""
+    """Looks at the module after optimiser steps and may end the run (pretraining's CKA).
+
+    every: steps between two looks; a run that it ends takes at least as many.
+    """
+
+    every: int
 
     def after_step(self, step: int) -> bool: ...
 
@@ -60,13 +64,6 @@ class Counters:
     flops: float = 0.0
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0
-
-
-class Interrupted(SystemExit):
-    """Asked to stop; the state is saved."""
-
-    def __init__(self) -> None:
-        super().__init__(EXIT_INTERRUPTED)
 
 
 class Trainer:
@@ -101,7 +98,11 @@ class Trainer:
         self.tensorboard: EventsWriter | None = None
 
     def resume(self, initial: Path | None = None) -> None:
-        """Take up the newest running state, else `initial` (the state that an earlier part of the same run ended with)."""
+        """Take up the newest running state, else `initial` (the state that an earlier part of the same run ended with).
+
+        From here on a request to stop is noted, and answered after a step.
+        """
+        handle_stop(self._on_signal)
         saved = self.state.open(self.engine.device)
         if saved or initial:
             self.restore(saved or initial)
@@ -157,13 +158,12 @@ class Trainer:
     def run(self) -> str:
         """Train to the schedule's last step, or until the monitor ends it; returns "last_step" or "monitor".
 
+        Asked to stop (`entropy_asr.signals`), it saves and ends the process with EXIT_INTERRUPTED.
+
         Raises:
-            Interrupted: SIGTERM or SIGUSR1 came; the state is saved.
             RuntimeError: too many batches gave a loss that is not finite.
             InputError: the largest batch does not fit in the GPU's memory.
         """
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._on_signal)
         counters, schedule, config = self.counters, self.engine.schedule, self.engine.config
         self._probe_memory()
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
@@ -177,8 +177,12 @@ class Trainer:
             llm_attention(config.precision),
             self.matmul_rate / 1e12,
         )
+        if distributed.agree(self.interrupted, self.engine.device):
+            log.warning("%s: asked to stop, no step taken since %d; exit %d", self.stage, counters.step, EXIT_INTERRUPTED)
+            distributed.stop(EXIT_INTERRUPTED)
         loader = self.batches.loader(counters.position, config.workers)
         self.started_at_step = counters.step
+        save_every = self.save_every()
         window = _Window()
         ended_by = "last_step"
         while counters.step < schedule.steps:
@@ -203,19 +207,25 @@ class Trainer:
                 ended_by = "monitor"
                 break
             # One number that all ranks agree on: 2 asked to stop, 1 time to save.
-            due = counters.step % config.save_every == 0 or time.monotonic() - self.saved_at > 60 * config.save_minutes
+            due = counters.step % save_every == 0 or time.monotonic() - self.saved_at > 60 * config.save_minutes
             wish = distributed.largest(2 if self.interrupted else int(due and not done), self.engine.device)
             if wish:
                 self._save_running()
             if wish == 2:
                 log.warning("%s: asked to stop; saved at step %d, exit %d", self.stage, counters.step, EXIT_INTERRUPTED)
-                raise Interrupted
+                del loader  # ends the loading processes
+                distributed.stop(EXIT_INTERRUPTED)
         if distributed.rank() == 0:
             self.state.check_owner()  # the artifact comes next
             if self._log_file().exists():
                 self.log_path.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(self._log_file(), self.log_path)
         return ended_by
+
+    def save_every(self) -> int:
+        """Steps between two saves: `engine.save_every`, but at most a quarter of the fewest steps that this run can take."""
+        fewest = min([self.engine.schedule.steps, *([self.monitor.every] if self.monitor else [])])
+        return min(self.engine.config.save_every, max(1, fewest // 4))
 
     def _probe_memory(self) -> None:
         """Try the largest batch first: running out of memory after days of training would be a waste.
