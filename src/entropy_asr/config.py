@@ -22,6 +22,10 @@ ENCODERS: dict[str, str] = {"phoneme": "encoder", "character": "encoder_characte
 LM_FOLDERS = {"llm": "lm", "small_llm": "small_lm"}  # section of the config: folder in results/text
 
 
+PADDED = 1.25
+"""Most audio of a micro-batch with all its padding, over `max_duration`."""
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -303,7 +307,9 @@ class Schedule(Optimisation):
     )
     peak_lr: PositiveFloat = Field(description="peak learning rate")
     warmup_steps: int = Field(10_000, ge=0, description="linear warm-up [P]")
-    max_duration: PositiveFloat = Field(120.0, description="audio of one micro-batch a process, seconds")
+    max_duration: PositiveFloat = Field(
+        120.0, description="audio of one micro-batch a process, seconds; with all padding up to a quarter more"
+    )
     accumulation: PositiveInt = Field(4, description="micro-batches an optimiser step [P]")
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay [O]")
     beta2: float = Field(0.98, gt=0, lt=1, description="Adam's decay of the squared gradients' mean; small batches want more [O]")

@@ -9,7 +9,7 @@ FLOPs with torch's counter and the activations with what autograd really keeps.
 
 from dataclasses import dataclass
 
-from entropy_asr.config import Config, Schedule
+from entropy_asr.config import PADDED, Config, Schedule
 from entropy_asr.config import Encoder as EncoderConfig
 from entropy_asr.errors import InputError
 from entropy_asr.models.flops import encoder_flops, llm_flops
@@ -129,12 +129,12 @@ def stage_costs(config: Config) -> list[StageCost]:
         processes = asked.nodes * max(1, asked.gpus_per_node)
         seconds = steps * schedule.accumulation * processes * schedule.max_duration
         learned = sum(sizes[name] for name in trained)
-        frames = copies * FRAMES_PER_SECOND * schedule.max_duration
+        frames = copies * FRAMES_PER_SECOND * PADDED * schedule.max_duration  # of the largest batch
         activations = 0.0
         if "encoder" in trained:
             activations += encoder_activation_bytes(config.encoder, frames, size, checkpointing)
         if "llm" in modules:
-            rows = schedule.max_duration / MEAN_SECONDS
+            rows = PADDED * schedule.max_duration / MEAN_SECONDS
             activations += llm_activation_bytes(llm, rows * tokens, size, checkpointing)
             activations += rows * answers * llm.vocab_size * (size + 4 + 4)  # logits, in float32, their gradient
         return StageCost(

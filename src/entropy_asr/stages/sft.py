@@ -5,6 +5,7 @@ A stage is which modules train, from which files they start, for how long; those
 
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -88,6 +89,11 @@ def pronunciations(cuts: CutSet, tokenizer: PreTrainedTokenizerBase) -> dict[str
     return {name: encode(" " + as_line(phonemes), add_special_tokens=False).ids for name, phonemes in said}
 
 
+def llm_positions(frames: int, tokens: int, prompt: int, stride: int) -> int:
+    """Positions that an utterance takes in the LLM: prompt, speech, transcript and its end."""
+    return prompt + -(-max(0, subsampled_length(frames)) // stride) + tokens + 1
+
+
 def data_seed(seed: int, stage: str) -> int:
     """Seed of the order of the data and of its augmentation: another one in each stage and each iteration of IA-SFT.
 
@@ -149,6 +155,11 @@ def train_system(
         rank=distributed.rank(),
         world_size=distributed.world_size(),
         empty_fraction=settings.augment.empty_fraction,
+        positions=partial(
+            llm_positions,
+            prompt=len(system.prompt.before) + len(system.prompt.after),
+            stride=system.adaptor.config.stride,
+        ),
     )
     torch.manual_seed(seed * 1000 + distributed.rank())
     if ctc_weight:
