@@ -24,6 +24,9 @@ from pydantic import Field, ValidationError
 from entropy_asr.config import ONE_PROCESS, ClusterStage, Resources, Section
 from entropy_asr.errors import InputError
 
+# What the libraries under PyTorch and NumPy read. They have to agree: PyTorch heeds MKL's variable before OpenMP's.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
 
 class Site(Section):
     """What differs from one cluster to another."""
@@ -97,9 +100,10 @@ def _growing(mem_mb: int, most: int | None) -> Callable[..., int]:
 def launch(resources: Resources, stage: ClusterStage, site: Site) -> str:
     """The words before a stage's module: one process, or torchrun on one node, or srun and torchrun on several."""
     asked = resources.of(stage)
-    # Threads of one process: Snakemake would give each rank those of the whole node.
+    # Threads of one process: Snakemake, which sets the same variables, would give each rank those of the whole node.
     threads = max(1, asked.cpus // max(1, asked.gpus_per_node))
-    words = [f"env OMP_NUM_THREADS={threads} ENTROPY_ASR_DEVICE={resources.device}"] if asked.gpus_per_node else []
+    variables = " ".join(f"{name}={threads}" for name in THREAD_VARIABLES)
+    words = [f"env {variables} ENTROPY_ASR_DEVICE={resources.device}"] if asked.gpus_per_node else []
     words += [site.container] if asked.gpus_per_node and site.container else []
     if asked.nodes == 1 and (not asked.gpus_per_node or stage in ONE_PROCESS):
         return " ".join([*words, "python -m"])

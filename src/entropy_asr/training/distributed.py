@@ -34,7 +34,13 @@ def choose_device() -> torch.device:
 
 
 def start() -> torch.device:
-    """Join the process group and choose this rank's device."""
+    """Join the process group and choose this rank's device; compute with OMP_NUM_THREADS threads.
+
+    A sum in another number of parts is another sum: the number of threads is part of what makes a run the same again.
+    MKL_NUM_THREADS, which PyTorch would follow, may be that of a whole node.
+    """
+    if threads := os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(threads))
     if "RANK" not in os.environ:
         with socket.socket() as probe:  # a free port, so that stages run beside each other on one machine
             probe.bind(("127.0.0.1", 0))
