@@ -10,6 +10,7 @@ A batch that does not fit into the GPU's memory would not fit at any retry eithe
 
 import logging
 import math
+import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -291,7 +292,8 @@ class _Keys:
 def load_in_order(batches: Any, start: Position, workers: int) -> Iterator[Any]:
     """What a map makes of its own `keys(start)`, one after the other, by so many processes; 0: by this one.
 
-    A process that dies (out of memory, killed) is replaced: all are started again where the batches had come to.
+    Close it (`contextlib.closing`), or the processes live on where an exception keeps it.  A process that dies (out of memory,
+    killed) is replaced: all are started again where the batches had come to.
 
     Raises:
         RuntimeError: one died for the fourth time before a batch came.
@@ -308,7 +310,9 @@ def load_in_order(batches: Any, start: Position, workers: int) -> Iterator[Any]:
             worker_init_fn=ignore_stop,
         )
         with starting_workers():
+            others = set(multiprocessing.active_children())
             loaded = iter(loader)
+            mine = set(multiprocessing.active_children()) - others
         try:
             for made in loaded:
                 start, deaths = (made[-1] if isinstance(made, list) else made).position, 0
@@ -318,6 +322,10 @@ def load_in_order(batches: Any, start: Position, workers: int) -> Iterator[Any]:
             if "exited unexpectedly" not in str(error) or deaths > MAX_DEATHS:
                 raise
             log.warning("%s; the loading processes are started again", error)
+        finally:
+            del loaded  # asks them to end
+            for worker in mine:  # they ignore SIGTERM, and this process would wait for one that hangs
+                worker.kill()
 
 
 def evaluation_batches(cuts: CutSet, features: Features, max_duration: float) -> Iterator[tuple[list, Tensor, Tensor]]:

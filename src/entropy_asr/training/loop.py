@@ -11,6 +11,8 @@ import os
 import resource
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -164,7 +166,7 @@ class Trainer:
             RuntimeError: too many batches gave a loss that is not finite.
             InputError: the largest batch does not fit in the GPU's memory.
         """
-        counters, schedule, config = self.counters, self.engine.schedule, self.engine.config
+        counters, config = self.counters, self.engine.config
         self._probe_memory()
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self.matmul_rate = matmul_rate(self.engine.device, dtype)
@@ -180,11 +182,24 @@ class Trainer:
         if distributed.agree(self.interrupted, self.engine.device):
             log.warning("%s: asked to stop, no step taken since %d; exit %d", self.stage, counters.step, EXIT_INTERRUPTED)
             distributed.stop(EXIT_INTERRUPTED)
-        loader = self.batches.loader(counters.position, config.workers)
+        with closing(self.batches.loader(counters.position, config.workers)) as loader:
+            ended_by = self._steps(loader)
+        if ended_by == "asked":
+            log.warning("%s: asked to stop; saved at step %d, exit %d", self.stage, counters.step, EXIT_INTERRUPTED)
+            distributed.stop(EXIT_INTERRUPTED)
+        if distributed.rank() == 0:
+            self.state.check_owner()  # the artifact comes next
+            if self._log_file().exists():
+                self.log_path.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self._log_file(), self.log_path)
+        return ended_by
+
+    def _steps(self, loader: Iterator[Any]) -> str:
+        """The loop; returns why it ended: "last_step", "monitor", or "asked" to stop, with the state saved."""
+        counters, schedule, config = self.counters, self.engine.schedule, self.engine.config
         self.started_at_step = counters.step
         save_every = self.save_every()
         window = _Window()
-        ended_by = "last_step"
         while counters.step < schedule.steps:
             lr = self.engine.set_lr(counters.step)
             begun, cpu_begun = time.monotonic(), time.process_time()
@@ -204,23 +219,15 @@ class Trainer:
                 self._report(window, lr)
                 window = _Window()
             if self.monitor is not None and self.monitor.after_step(counters.step) and not done:
-                ended_by = "monitor"
-                break
+                return "monitor"
             # One number that all ranks agree on: 2 asked to stop, 1 time to save.
             due = counters.step % save_every == 0 or time.monotonic() - self.saved_at > 60 * config.save_minutes
             wish = distributed.largest(2 if self.interrupted else int(due and not done), self.engine.device)
             if wish:
                 self._save_running()
             if wish == 2:
-                log.warning("%s: asked to stop; saved at step %d, exit %d", self.stage, counters.step, EXIT_INTERRUPTED)
-                del loader  # ends the loading processes
-                distributed.stop(EXIT_INTERRUPTED)
-        if distributed.rank() == 0:
-            self.state.check_owner()  # the artifact comes next
-            if self._log_file().exists():
-                self.log_path.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self._log_file(), self.log_path)
-        return ended_by
+                return "asked"
+        return "last_step"
 
     def save_every(self) -> int:
         """Steps between two saves: `engine.save_every`, but at most a quarter of the fewest steps that this run can take."""
