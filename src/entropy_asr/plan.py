@@ -19,6 +19,7 @@ MEAN_SECONDS = 8.0  # [O] of an utterance
 TEXT_TOKENS_PER_SECOND = 4.0  # [O] about three words, or four to five hanzi, a second
 PROMPT_TOKENS = 20
 MASTER_AND_MOMENTS = 12  # bytes a trained parameter: float32 weight and two Adam moments
+GRADIENT = 4  # bytes a trained parameter: accumulated in float32
 
 # Architectures of the LLMs that the configs name, so that planning needs no network (from their published config.json).
 _QWEN3 = {
@@ -143,7 +144,7 @@ def stage_costs(config: Config) -> list[StageCost]:
             steps,
             seconds / 3600,
             weights=size * sum(sizes[name] for name in modules),
-            gradients=size * learned / processes,
+            gradients=GRADIENT * learned / processes,
             optimiser=MASTER_AND_MOMENTS * learned / processes,
             activations=activations,
             flops=seconds / MEAN_SECONDS * flops,

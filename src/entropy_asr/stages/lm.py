@@ -94,6 +94,7 @@ def _train(settings, text: Path, tokenizer_folder: Path, key: str, running: Path
     trainer = Trainer(engine, batches, RunningState(running, key), out / "train.jsonl", "lm")
     trainer.resume()
     trainer.run()
+    engine.restore_full_precision()
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     trainer.state.clear()

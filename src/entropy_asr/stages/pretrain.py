@@ -100,6 +100,7 @@ def main(
 
     # The artifact: encoder and head for those who use it, the whole state for the next part.
     trainer.save(out / "training_state.safetensors")
+    engine.restore_full_precision()
     if distributed.rank() == 0:
         header = {"encoder": settings.encoder.model_dump(), "num_mel_bins": settings.features.num_mel_bins}
         header |= {"objective": objective, "labels": found.names, **head_facts}

@@ -3,6 +3,7 @@
 A stage is which modules train, from which files they start, for how long; those lines are in the stage's own script.
 """
 
+import copy
 import zlib
 from collections.abc import Sequence
 from functools import partial
@@ -172,11 +173,17 @@ def train_system(
         loss = AlignmentLoss(system, ctc_weight, pronunciations(cuts, tokenizer), blank)
     else:
         loss = TranscriptLoss(system)
+    # In bf16 the engine rounds frozen weights, too; what is saved of them is as it came.
+    frozen = [name for name in saved or () if name not in trained and distributed.rank() == 0]
+    kept = {name: copy.deepcopy(getattr(system, name)) for name in frozen}
     engine = Engine(loss, schedule, settings.engine, device, lr_scales)
     trainer = Trainer(engine, batches, RunningState(running, provenance.key), out / "train.jsonl", stage)
     trainer.resume()
     trainer.run()
+    engine.restore_full_precision()
     if distributed.rank() == 0:
+        for name, module in kept.items():
+            setattr(system, name, module)
         save_system(out, system, tokenizer, settings.prompt, saved or trained)
         provenance.write(
             out / "provenance.json",

@@ -40,7 +40,7 @@ def start() -> torch.device:
     MKL_NUM_THREADS, which PyTorch would follow, may be that of a whole node.
     """
     if threads := os.environ.get("OMP_NUM_THREADS"):
-        torch.set_num_threads(int(threads))
+        torch.set_num_threads(int(threads.split(",")[0]))
     if "RANK" not in os.environ:
         with socket.socket() as probe:  # a free port, so that stages run beside each other on one machine
             probe.bind(("127.0.0.1", 0))
