@@ -24,7 +24,7 @@ from entropy_asr.models.attention import llm_attention
 from entropy_asr.models.conformer import subsampled_length
 from entropy_asr.models.ctc import embedding_ctc
 from entropy_asr.models.flops import encoder_flops, llm_flops
-from entropy_asr.models.speech_llm import SpeechLLM
+from entropy_asr.models.speech_llm import SpeechLLM, checkpoint_layers
 from entropy_asr.provenance import Provenance
 from entropy_asr.text.phonemes import LINE_BLANK, as_line
 from entropy_asr.training import distributed
@@ -137,7 +137,7 @@ def train_system(
             freeze(getattr(system, name))
     if settings.engine.activation_checkpointing:
         system.encoder.checkpoint_activations = True
-        system.llm.gradient_checkpointing_enable()
+        checkpoint_layers(system.llm)
     system.llm.set_attn_implementation(llm_attention(settings.engine.precision))
     device = distributed.start()
     cuts = read_cuts(list(train))
