@@ -358,6 +358,12 @@ class Engine(Section):
     )
     buckets: PositiveInt = Field(10, description="length buckets of the sampler")
     log_every: PositiveInt = Field(50, description="steps a log line")
+    validate_every: PositiveInt = Field(
+        1000, description="steps between two measurements of the loss on development data; also measured at the end of a stage"
+    )
+    validate_utterances: PositiveInt = Field(
+        200, description="development utterances that it is measured on, by the hash of their ids; sentences for the small LM"
+    )
     save_every: PositiveInt = Field(
         1000,
         description="steps between two saves of the running state, but at most a quarter of the steps of a stage and of cka.every ...",

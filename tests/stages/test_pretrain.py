@@ -212,6 +212,20 @@ def test_one_of_two_processes_dies_then_resumed_is_uninterrupted(job, workers: i
         assert weights(tmp_path / name)[0] == weights(tmp_path / "whole")[0]
 
 
+def test_the_validation_loss_is_logged_and_leaves_training_alone(job, tmp_path: Path) -> None:
+    run(job("once"))
+    process = start_until_saved(job("often", engine={"validate_every": 4, "log_every": 3}), tmp_path / "state/often")
+    process.kill()
+    process.wait()
+    run(job("often", engine={"validate_every": 4, "log_every": 3}))
+    run(job("two", processes=2, engine={"validate_every": 4}))
+    assert weights(tmp_path / "often")[0] == weights(tmp_path / "once")[0]
+    lines = {name: [*map(json.loads, (tmp_path / name / "train.jsonl").open())] for name in ("once", "often", "two")}
+    measured = {name: {line["step"]: line["valid_loss"] for line in lines[name] if "valid_loss" in line} for name in lines}
+    assert list(measured["once"]) == [STEPS] and list(measured["often"]) == list(measured["two"]) == [4, 8, 12, STEPS]
+    assert measured["often"][STEPS] == measured["once"][STEPS] < measured["often"][4]
+
+
 def test_it_saves_before_its_end_whatever_the_config_says(job, tmp_path: Path) -> None:
     """In time for a part that CKA ends at its first measurement, too."""
     process = start_until_saved(job("seldom", engine={"save_every": 1000}), tmp_path / "state/seldom")

@@ -51,6 +51,7 @@ rule align:
     input:
         config="results/config/align.json",
         train=TRAINED_ON,
+        dev=DEV,
         encoder=encoder_to_align,
         lm=lm_of,
     output:
@@ -69,7 +70,8 @@ rule align:
     resources:
         **RESOURCES["align"],
     shell:
-        "{LAUNCH[align]} entropy_asr.stages.align --config {input.config} $(printf -- '--train %s ' {input.train}) --encoder {input.encoder}"
+        "{LAUNCH[align]} entropy_asr.stages.align --config {input.config} $(printf -- '--train %s ' {input.train})"
+        " $(printf -- '--dev %s ' {input.dev}) --encoder {input.encoder}"
         " --lm $(dirname {input.lm}) --seed {wildcards.seed} --running {params.running} --out {params.out} 2>&1 | tee {log}"
 
 
@@ -77,6 +79,7 @@ rule ia_sft_iteration:
     input:
         config="results/config/ia_sft.json",
         train=TRAINED_ON,
+        dev=DEV,
         encoder=lambda wildcards: part_of(wildcards, wildcards.iteration, "encoder.safetensors"),
         part=lambda wildcards: part_of(wildcards, wildcards.iteration, "part.json"),
         previous=before_iteration,
@@ -97,7 +100,8 @@ rule ia_sft_iteration:
     resources:
         **RESOURCES["ia_sft"],
     shell:
-        "{LAUNCH[ia_sft]} entropy_asr.stages.ia_sft --config {input.config} $(printf -- '--train %s ' {input.train}) --encoder {input.encoder}"
+        "{LAUNCH[ia_sft]} entropy_asr.stages.ia_sft --config {input.config} $(printf -- '--train %s ' {input.train})"
+        " $(printf -- '--dev %s ' {input.dev}) --encoder {input.encoder}"
         " --part {input.part} --previous $(dirname {input.previous}) --lm $(dirname {input.lm}) --iteration {wildcards.iteration} --seed {wildcards.seed}"
         " --running {params.running} --out {params.out} 2>&1 | tee {log}"
 
@@ -121,6 +125,7 @@ rule joint_sft:
         unpack(before_joint),
         config=lambda wildcards: f"results/config/joint_sft{'' if CONFIG.recipe(wildcards.arm).align else '_alone'}.json",
         train=TRAINED_ON,
+        dev=DEV,
         encoder=encoder_of,
         lm=lm_of,
     output:
@@ -145,5 +150,6 @@ rule joint_sft:
     resources:
         **RESOURCES["joint_sft"],
     shell:
-        "{LAUNCH[joint_sft]} entropy_asr.stages.joint_sft --config {input.config} $(printf -- '--train %s ' {input.train}) --encoder {input.encoder}"
+        "{LAUNCH[joint_sft]} entropy_asr.stages.joint_sft --config {input.config} $(printf -- '--train %s ' {input.train})"
+        " $(printf -- '--dev %s ' {input.dev}) --encoder {input.encoder}"
         " {params.start} --lm $(dirname {input.lm}) --seed {wildcards.seed} --running {params.running} --out {params.out} 2>&1 | tee {log}"

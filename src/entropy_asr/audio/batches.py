@@ -8,6 +8,7 @@ A batch that does not fit into the GPU's memory would not fit at any retry eithe
 `largest` makes one that takes as much: padded frames for the encoder, and positions for what reads or writes the targets.
 """
 
+import hashlib
 import logging
 import math
 import multiprocessing
@@ -70,6 +71,11 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         return replace(self, features=self.features.to(device), feature_lens=self.feature_lens.to(device))
+
+    @property
+    def weight(self) -> int:
+        """Target ids and ends."""
+        return sum(len(target) + 1 for target in self.targets)
 
     @property
     def padding(self) -> float:
@@ -338,3 +344,21 @@ def evaluation_batches(cuts: CutSet, features: Features, max_duration: float) ->
         batch.append(cut)
     if batch:
         yield batch, *pad_features([log_mel(load_audio(c, features), features) for c in batch])
+
+
+def validation_batches(
+    cuts: CutSet, target: Callable[[Cut], list[int]], features: Features, utterances: int, max_duration: float, copies: int = 1
+) -> list[Batch]:
+    """Utterances chosen by the hash of their ids, as they are: no augmentation, and `copies` are alike."""
+    chosen = sorted(cuts, key=lambda cut: hashlib.sha256(cut.id.encode()).digest())[:utterances]
+    return [
+        Batch(
+            [cut.id for cut in some],
+            mels.repeat(copies, 1, 1),
+            lens.repeat(copies),
+            [target(cut) for cut in some],
+            sum(cut.duration for cut in some),
+            Position(),
+        )
+        for some, mels, lens in evaluation_batches(chosen, features, max_duration)
+    ]

@@ -10,6 +10,7 @@ of the sentence in the user turn [O]: a web-scale LLM has read dictionaries and 
 has to be told.  No audio is used, and no test sentence.
 """
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -62,6 +63,14 @@ def main(
         distributed.stop()
 
 
+def hold_out(sentences: list[tuple[str, str]], most: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Sentences to train on, and at most a twentieth for the validation loss, chosen by their hash: a sentence is on one side."""
+    by_hash = sorted(set(sentences), key=lambda sentence: hashlib.sha256(repr(sentence).encode()).digest())
+    held_out = by_hash[: min(most, len(by_hash) // 20)]
+    kept = set(sentences) - set(held_out)
+    return [sentence for sentence in sentences if sentence in kept], held_out
+
+
 def _train(settings, text: Path, tokenizer_folder: Path, key: str, running: Path, out: Path, seed: int) -> dict:
     import torch
     from transformers import AutoTokenizer, Qwen3ForCausalLM
@@ -74,6 +83,7 @@ def _train(settings, text: Path, tokenizer_folder: Path, key: str, running: Path
     from entropy_asr.training.engine import Engine
     from entropy_asr.training.loop import Trainer, configure_logging
     from entropy_asr.training.state import RunningState
+    from entropy_asr.training.validation import Validation
 
     configure_logging()
     device = distributed.start()
@@ -82,7 +92,8 @@ def _train(settings, text: Path, tokenizer_folder: Path, key: str, running: Path
     torch.manual_seed(seed)
     token_ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     model = Qwen3ForCausalLM(scratch_lm_config(scratch, len(tokenizer), **token_ids))
-    batches = TextBatches(read_sentences(text, scratch.max_sentences), tokenizer, settings.prompt, scratch, seed)
+    sentences, held_out = hold_out(read_sentences(text, scratch.max_sentences), settings.engine.validate_utterances)
+    batches = TextBatches(sentences, tokenizer, settings.prompt, scratch, seed)
     schedule = Schedule(
         optimiser=scratch.optimiser,
         steps=scratch.steps,
@@ -91,7 +102,11 @@ def _train(settings, text: Path, tokenizer_folder: Path, key: str, running: Path
         accumulation=1,
     )
     engine = Engine(TextLoss(model), schedule, settings.engine, device)
-    trainer = Trainer(engine, batches, RunningState(running, key), out / "train.jsonl", "lm")
+    validation = None
+    if held_out:
+        held_out_batches = TextBatches(held_out, tokenizer, settings.prompt, scratch, seed).all()
+        validation = Validation(TextLoss(model), held_out_batches, device)
+    trainer = Trainer(engine, batches, RunningState(running, key), out / "train.jsonl", "lm", validation=validation)
     trainer.resume()
     trainer.run()
     engine.restore_full_precision()

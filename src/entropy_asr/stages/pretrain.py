@@ -29,7 +29,7 @@ def main(
     seed: Seed,
     running: Running,
     out: Out,
-    dev: list[Path] = typer.Option(..., help="development manifests: frames for CKA"),
+    dev: list[Path] = typer.Option(..., help="development manifests: frames for CKA, validation loss"),
     objective: Objective = typer.Option(..., help="what is learned"),
     labels: Path = typer.Option(..., help="tokens.txt of phonemes, or tokenizer.json of text units"),
     stats: Path = typer.Option(..., help="mean and deviation of the features"),
@@ -40,7 +40,7 @@ def main(
     leave_when_asked()
     import torch
 
-    from entropy_asr.audio.batches import TrainingBatches, read_cuts
+    from entropy_asr.audio.batches import TrainingBatches, read_cuts, validation_batches
     from entropy_asr.config_files import load_stage
     from entropy_asr.files import read_json, write_json
     from entropy_asr.models.artifacts import save_modules
@@ -52,6 +52,7 @@ def main(
     from entropy_asr.training.engine import Engine
     from entropy_asr.training.loop import Trainer, configure_logging
     from entropy_asr.training.state import RunningState
+    from entropy_asr.training.validation import Validation
 
     configure_logging()
     settings = load_stage(config)
@@ -91,9 +92,16 @@ def main(
     torch.manual_seed(seed * 1000 + distributed.rank())
     engine = Engine(model, settings.pretrain, settings.engine, device)
     monitor = CkaMonitor(encoder, settings.cka, read_cuts(dev), settings.features, device, part)
-    trainer = Trainer(
-        engine, batches, RunningState(running, provenance.key), out / "train.jsonl", f"pretrain part {part}", monitor
+    held_out = validation_batches(
+        read_cuts(dev),
+        found.encode,
+        settings.features,
+        settings.engine.validate_utterances,
+        settings.pretrain.max_duration,
+        copies=2,
     )
+    state, validation = RunningState(running, provenance.key), Validation(model, held_out, device)
+    trainer = Trainer(engine, batches, state, out / "train.jsonl", f"pretrain part {part}", monitor, validation)
     trainer.resume(initial=previous)
     first_step, first_audio = trainer.counters.step, trainer.counters.audio_seconds
     ended_by = {"monitor": "cka", "last_step": "last_step"}[trainer.run()]

@@ -30,6 +30,7 @@ from entropy_asr.signals import EXIT_INTERRUPTED, handle_stop
 from entropy_asr.training import distributed
 from entropy_asr.training.engine import Engine, write_tensors
 from entropy_asr.training.state import RunningState
+from entropy_asr.training.validation import Validation
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class Trainer:
         state: where the running state lies.
         log_path: train.jsonl, a line a log step; the same goes to TensorBoard files in `tensorboard` beside it.
         monitor: may end the run early.
+        validation: loss on held-out data, logged as `valid_loss`; None: there is no such data.
     """
 
     def __init__(
@@ -89,9 +91,11 @@ class Trainer:
         log_path: Path,
         stage: str,
         monitor: Monitor | None = None,
+        validation: Validation | None = None,
     ) -> None:
         self.engine, self.batches = engine, batches
         self.state, self.log_path, self.stage, self.monitor = state, log_path, stage, monitor
+        self.validation = validation
         self.counters = Counters()
         self.interrupted = False
         self.started_at_step = 0
@@ -215,10 +219,13 @@ class Trainer:
             counters.wall_seconds += time.monotonic() - begun
             counters.cpu_seconds += time.process_time() - cpu_begun
             done = counters.step == schedule.steps
-            if counters.step % config.log_every == 0 or done:
-                self._report(window, lr)
+            ends = self.monitor is not None and self.monitor.after_step(counters.step) and not done
+            valid = self.validation is not None and (counters.step % config.validate_every == 0 or done or ends)
+            measured = {"valid_loss": round(self.validation.loss(), 6)} if valid else {}
+            if counters.step % config.log_every == 0 or done or valid:
+                self._report(window, lr, measured)
                 window = _Window()
-            if self.monitor is not None and self.monitor.after_step(counters.step) and not done:
+            if ends:
                 return "monitor"
             # One number that all ranks agree on: 2 asked to stop, 1 time to save.
             due = counters.step % save_every == 0 or time.monotonic() - self.saved_at > 60 * config.save_minutes
@@ -268,7 +275,7 @@ class Trainer:
         self.engine.backward_and_step(loss)
         return loss.item(), {name: float(value) for name, value in numbers.items()}, batch
 
-    def _report(self, window: "_Window", lr: float) -> None:
+    def _report(self, window: "_Window", lr: float, measured: dict[str, float]) -> None:
         if distributed.rank() != 0:
             return
         counters = self.counters
@@ -278,6 +285,7 @@ class Trainer:
             "step": counters.step,
             "last_step": self.engine.schedule.steps,
             **window.means(),
+            **measured,
             "lr": lr,
             "gradient_norm": self.engine.gradient_norm(),
             "audio_seconds_per_second": round(rate, 2),
@@ -295,11 +303,13 @@ class Trainer:
         self.tensorboard.write_event(Event(wall_time=line["time"], step=counters.step, summary=Summary(value=shown)))
         self.tensorboard.flush()
         log.info(
-            "%s step %d/%d  loss %.4f  lr %.2e  grad %.2f  audio %.0f s/s  MFU %.0f%%  padding %.1f%%  memory %.1f GiB  left %s",
+            "%s step %d/%d  loss %.4f%s  lr %.2e  grad %.2f  audio %.0f s/s  MFU %.0f%%  padding %.1f%%  "
+            "memory %.1f GiB  left %s",
             self.stage,
             counters.step,
             self.engine.schedule.steps,
             line["loss"],
+            f" (dev {measured['valid_loss']:.4f})" if measured else "",
             lr,
             line["gradient_norm"],
             rate,
