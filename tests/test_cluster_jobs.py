@@ -1,10 +1,14 @@
 """What a stage asks Slurm for and how it is started, from config and site file alone; no cluster needed."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from entropy_asr.cluster import Site, launch, load_site, shell_prefix, stage_resources
+from entropy_asr.cluster import THREAD_VARIABLES, Site, launch, load_site, shell_prefix, stage_resources
 from entropy_asr.config import Resources
 from entropy_asr.config_files import load_config
 from entropy_asr.errors import InputError
@@ -50,7 +54,8 @@ def test_one_node_is_torchrun_several_are_srun_and_a_cpu_is_python() -> None:
     resources = Resources(**PAPER, stages={"pretrain": {"nodes": 2}, "align": {"gpus_per_node": 0}})
     site = Site(container="apptainer exec --nv a.sif")
     several, one = launch(resources, "pretrain", site), launch(resources, "joint_sft", site)
-    container = "env OMP_NUM_THREADS=8 ENTROPY_ASR_DEVICE=cuda apptainer exec --nv a.sif"
+    threads = " ".join(f"{name}=8" for name in THREAD_VARIABLES)
+    container = f"env {threads} ENTROPY_ASR_DEVICE=cuda apptainer exec --nv a.sif"
     assert one == f"{container} torchrun --standalone --nproc-per-node=8 --shutdown-timeout=600 -m"
     assert several == (
         "srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task=64 --kill-on-bad-exit=1 --gres=gpu:a100:8"
@@ -61,6 +66,41 @@ def test_one_node_is_torchrun_several_are_srun_and_a_cpu_is_python() -> None:
     asked = stage_resources(resources, "pretrain", site)
     assert (asked["mpi"], asked["tasks"], asked["nodes"]) == ("srun", 2, 2)
     assert "mpi" not in stage_resources(resources, "joint_sft", site)
+
+
+def test_a_rank_has_its_own_threads_whatever_the_node_has() -> None:
+    """Snakemake's shell says the node's threads in every variable; PyTorch would follow MKL's."""
+    environment = os.environ | dict.fromkeys(THREAD_VARIABLES, "4")
+    resources = Resources(
+        **PAPER | {"gpus_per_node": 4, "cpus": 8}, device="cpu", stages={"align": {"gpus_per_node": 1, "cpus": 2}}
+    )
+    rank = launch(resources, "decode", Site())  # one process of one GPU
+    assert launch(resources, "align", Site()).startswith(rank.removesuffix("python -m"))
+    told = "import os, sys; print(*(os.environ[name] for name in sys.argv[1:]))"
+    line = f"{rank.removesuffix('-m')} -c '{told}' {' '.join(THREAD_VARIABLES)}"
+    done = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2"] * len(THREAD_VARIABLES)
+
+    by_hand = environment | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "2", "ENTROPY_ASR_DEVICE": "cpu"}
+    code = "import torch; from entropy_asr.training import distributed; distributed.start(); print(torch.get_num_threads())"
+    done = subprocess.run([sys.executable, "-c", code], env=by_hand, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "1"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_shell_and_tee_outlive_a_stage_that_saves(number: int, tmp_path: Path) -> None:
+    """The signal goes to the whole process group, as from Slurm or a terminal."""
+    stage = (
+        "import signal, sys, time; signal.signal(int(sys.argv[1]), lambda *_: (time.sleep(0.3), print('saved'), sys.exit(75)))"
+    )
+    stage += "; print('training', flush=True); time.sleep(60)"
+    line = f'{shell_prefix(Site())}{sys.executable} -c "{stage}" {int(number)} 2>&1 | tee {tmp_path / "log"}; echo not reached'
+    process = subprocess.Popen(["bash", "-c", line], start_new_session=True, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "training\n"
+    os.killpg(process.pid, number)
+    assert process.communicate(timeout=30)[0] == "saved\n"
+    assert process.returncode == 75
+    assert (tmp_path / "log").read_text() == "training\nsaved\n"
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,9 @@ from pydantic import Field, ValidationError
 from entropy_asr.config import ONE_PROCESS, ClusterStage, Resources, Section
 from entropy_asr.errors import InputError
 
+# What the libraries under PyTorch and NumPy read. They have to agree: PyTorch heeds MKL's variable before OpenMP's.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
 
 class Site(Section):
     """What differs from one cluster to another."""
@@ -99,9 +102,10 @@ def _growing(mem_mb: int, most: int | None) -> Callable[..., int]:
 def launch(resources: Resources, stage: ClusterStage, site: Site) -> str:
     """The words before a stage's module: one process, or torchrun on one node, or srun and torchrun on several."""
     asked = resources.of(stage)
-    # Threads of one process: Snakemake would give each rank those of the whole node.
+    # Threads of one process: Snakemake, which sets the same variables, would give each rank those of the whole node.
     threads = max(1, asked.cpus // max(1, asked.gpus_per_node))
-    words = [f"env OMP_NUM_THREADS={threads} ENTROPY_ASR_DEVICE={resources.device}"] if asked.gpus_per_node else []
+    variables = " ".join(f"{name}={threads}" for name in THREAD_VARIABLES)
+    words = [f"env {variables} ENTROPY_ASR_DEVICE={resources.device}"] if asked.gpus_per_node else []
     words += [site.container] if asked.gpus_per_node and site.container else []
     if asked.nodes == 1 and (not asked.gpus_per_node or stage in ONE_PROCESS):
         return " ".join([*words, "python -m"])
@@ -122,10 +126,12 @@ def _gres(gpus: int, site: Site) -> str:
 def shell_prefix(site: Site) -> str:
     """What every rule's shell starts with.
 
-    Slurm's warning reaches all processes of a job step.  The shell and `tee` must outlive the stage that is saving, or its log
-    and its exit status would be lost; the stage itself, and any other command, gets the signal as usual.
+    Slurm's warning reaches all processes of a job step, Ctrl-C all of a terminal's.  The shell and `tee` must outlive the stage
+    that is saving, or its log and its exit status would be lost; the stage itself, and any other command, gets the signal as
+    usual.
     """
-    lines = ["set -euo pipefail", "trap : TERM", "tee() { trap '' TERM; command tee \"$@\"; }", *site.setup]
+    traps = ["trap : TERM INT HUP", "tee() { trap '' TERM INT HUP; command tee \"$@\"; }"]
+    lines = ["set -euo pipefail", *traps, *site.setup]
     if site.scratch:
         lines += [f'export TMPDIR="{site.scratch}"', 'mkdir -p "$TMPDIR"']
     return "; ".join(lines) + "; "

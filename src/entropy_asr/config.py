@@ -22,6 +22,10 @@ ENCODERS: dict[str, str] = {"phoneme": "encoder", "character": "encoder_characte
 LM_FOLDERS = {"llm": "lm", "small_llm": "small_lm"}  # section of the config: folder in results/text
 
 
+PADDED = 1.25
+"""Most audio of a micro-batch with all its padding, over `max_duration`."""
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -305,7 +309,9 @@ class Schedule(Optimisation):
     )
     peak_lr: PositiveFloat = Field(description="peak learning rate")
     warmup_steps: int = Field(10_000, ge=0, description="linear warm-up [P]")
-    max_duration: PositiveFloat = Field(120.0, description="audio of one micro-batch a process, seconds")
+    max_duration: PositiveFloat = Field(
+        120.0, description="audio of one micro-batch a process, seconds; with all padding up to a quarter more"
+    )
     accumulation: PositiveInt = Field(4, description="micro-batches an optimiser step [P]")
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay [O]")
     beta2: float = Field(0.98, gt=0, lt=1, description="Adam's decay of the squared gradients' mean; small batches want more [O]")
@@ -356,7 +362,16 @@ class Engine(Section):
     )
     buckets: PositiveInt = Field(10, description="length buckets of the sampler")
     log_every: PositiveInt = Field(50, description="steps a log line")
-    save_every: PositiveInt = Field(1000, description="steps between two saves of the running state ...")
+    validate_every: PositiveInt = Field(
+        1000, description="steps between two measurements of the loss on development data; also measured at the end of a stage"
+    )
+    validate_utterances: PositiveInt = Field(
+        200, description="development utterances that it is measured on, by the hash of their ids; sentences for the small LM"
+    )
+    save_every: PositiveInt = Field(
+        1000,
+        description="steps between two saves of the running state, but at most a quarter of the steps of a stage and of cka.every ...",
+    )
     save_minutes: PositiveFloat = Field(30.0, description="... and minutes, whichever comes first")
     keep_last: PositiveInt = Field(2, description="running states that are kept")
     max_nonfinite: int = Field(10, ge=0, description="batches with a non-finite loss that are skipped before the run fails")

@@ -52,7 +52,11 @@ def steps(config: Config) -> list[Step]:
 
     arms = ["arms", "recipes"]
     scratch = [lm for lm, llm in config.llms.items() if llm.pretrained is None]
-    lms, encoders, trained = [f"results/text/{lm}" for lm in config.llms], ["results/encoders"], ["seeds", "data.train"]
+    lms, encoders, trained = (
+        [f"results/text/{lm}" for lm in config.llms],
+        ["results/encoders"],
+        ["seeds", "data.train", "data.dev"],
+    )
     tokenizers = [lm.replace("lm", "tokenizer") for lm in scratch]
     folders = [llm.pretrained for llm in config.llms.values() if llm.pretrained and Path(llm.pretrained).is_dir()]
     lm_sources = [*folders, *([config.data.lm_text] if scratch and config.data.lm_text else [])]
@@ -96,7 +100,7 @@ def steps(config: Config) -> list[Step]:
             "pretrain",
             encoders,
             data,
-            [*trained, "data.dev"],
+            trained,
             ["pretrain", *(["pretrain_attention"] if attention else []), *stored],
         ),
         Step("align", align, [*manifests, *encoders, *lms], [*trained, *arms], ["align"]),

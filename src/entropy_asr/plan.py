@@ -9,7 +9,7 @@ FLOPs with torch's counter and the activations with what autograd really keeps.
 
 from dataclasses import dataclass
 
-from entropy_asr.config import Config, Schedule
+from entropy_asr.config import PADDED, Config, Schedule
 from entropy_asr.config import Encoder as EncoderConfig
 from entropy_asr.errors import InputError
 from entropy_asr.models.flops import encoder_flops, llm_flops
@@ -19,6 +19,7 @@ MEAN_SECONDS = 8.0  # [O] of an utterance
 TEXT_TOKENS_PER_SECOND = 4.0  # [O] about three words, or four to five hanzi, a second
 PROMPT_TOKENS = 20
 MASTER_AND_MOMENTS = 12  # bytes a trained parameter: float32 weight and two Adam moments
+GRADIENT = 4  # bytes a trained parameter: accumulated in float32
 
 # Architectures of the LLMs that the configs name, so that planning needs no network (from their published config.json).
 _QWEN3 = {
@@ -129,12 +130,12 @@ def stage_costs(config: Config) -> list[StageCost]:
         processes = asked.nodes * max(1, asked.gpus_per_node)
         seconds = steps * schedule.accumulation * processes * schedule.max_duration
         learned = sum(sizes[name] for name in trained)
-        frames = copies * FRAMES_PER_SECOND * schedule.max_duration
+        frames = copies * FRAMES_PER_SECOND * PADDED * schedule.max_duration  # of the largest batch
         activations = 0.0
         if "encoder" in trained:
             activations += encoder_activation_bytes(config.encoder, frames, size, checkpointing)
         if "llm" in modules:
-            rows = schedule.max_duration / MEAN_SECONDS
+            rows = PADDED * schedule.max_duration / MEAN_SECONDS
             activations += llm_activation_bytes(llm, rows * tokens, size, checkpointing)
             activations += rows * answers * llm.vocab_size * (size + 4 + 4)  # logits, in float32, their gradient
         return StageCost(
@@ -143,7 +144,7 @@ def stage_costs(config: Config) -> list[StageCost]:
             steps,
             seconds / 3600,
             weights=size * sum(sizes[name] for name in modules),
-            gradients=size * learned / processes,
+            gradients=GRADIENT * learned / processes,
             optimiser=MASTER_AND_MOMENTS * learned / processes,
             activations=activations,
             flops=seconds / MEAN_SECONDS * flops,

@@ -11,8 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from entropy_asr.cluster import THREAD_VARIABLES
 from entropy_asr.files import sha256, write_json
 
+CPUINFO = Path("/proc/cpuinfo")
 PACKAGES = (
     "torch",
     "transformers",
@@ -31,6 +33,12 @@ PACKAGES = (
 def fingerprint(config: Path, inputs: dict[str, Path]) -> dict[str, str]:
     """SHA-256 of a stage's config and of each input."""
     return {"config": sha256(config), **{name: sha256(path) for name, path in sorted(inputs.items())}}
+
+
+def processor() -> str:
+    """Its name, as of `Intel(R) Xeon(R) Platinum 8375C CPU @ 2.90GHz`; the architecture where the system does not tell."""
+    lines = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _git(*arguments: str) -> str | None:
@@ -75,8 +83,9 @@ class Provenance:
                 "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
                 "python": platform.python_version(),
                 "hardware": {
-                    "processor": platform.machine(),
+                    "processor": processor(),
                     "cpu_threads": torch.get_num_threads(),
+                    "thread_variables": {name: os.environ.get(name) for name in THREAD_VARIABLES},
                     "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
                     "world_size": int(os.environ.get("WORLD_SIZE", 1)),
                 },

@@ -33,7 +33,9 @@ def provenance(path: Path, minutes: tuple[float, float], steps: int, hours: floa
     measured |= {"model_flops": 1e9 * steps, "training_seconds": 2.0 * steps, "training_cpu_seconds": 3.0 * steps}
     write_json(path, {**common, "hardware": machine, **measured, "audio_hours": hours, **facts})
     lines = [
-        {"step": s, "loss": 5.0 / s, "lr": 1e-3, "gradient_norm": 1.0, "time": 0.0} for s in range(steps - 40, steps + 1, 10)
+        {"step": s, "loss": 5.0 / s, "lr": 1e-3, "gradient_norm": 1.0, "time": 0.0}
+        | ({"valid_loss": 6.0 / s} if s == steps else {})
+        for s in range(steps - 40, steps + 1, 10)
     ]
     write_jsonl(path.with_name("train.jsonl"), lines)
 

@@ -1,7 +1,8 @@
 """The long fault test (`make test-faults`): every stage of a smoke run dies again and again, and ends as if it had not.
 
-Ten deaths a stage, by turns SIGKILL to the whole process group, SIGKILL to one rank, SIGTERM, each at a random moment after the
-attempt has started to train.  States are saved at every step, so most of them hit a save in flight.
+Eight deaths a stage, with loading processes and without: by turns SIGKILL to the whole process group, SIGKILL to one rank,
+SIGTERM and SIGINT to every process, each at a random moment after the attempt has started to train.  States are saved at every
+step, so most of them hit a save in flight.
 """
 
 import json
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -23,7 +25,7 @@ from safetensors import safe_open
 from entropy_asr.files import sha256
 
 pytestmark = pytest.mark.faults
-DEATHS = 10
+DEATHS = 8
 TRAIN = "--train results/manifests/embedded/en-train.jsonl.gz --train results/manifests/embedded/zh-train.jsonl.gz"
 SYSTEMS, ENCODERS = "results/systems/ours/seed-1", "results/encoders/phoneme/seed-1"
 STAGES = {
@@ -49,11 +51,11 @@ def run() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def command(run: Path, stage: str, name: str, processes: int) -> list[str]:
+def command(run: Path, stage: str, name: str, processes: int, workers: int) -> list[str]:
     """The stage as the workflow calls it, with a save at every step and more steps."""
     config = json.loads((run / f"results/config/{stage}.json").read_text())
     if "engine" in config:
-        config["engine"].update(save_every=1, log_every=1)
+        config["engine"].update(save_every=1, log_every=1, workers=workers)
     if stage in config:
         config[stage].update(steps=40)
     path = run / f"faults/{stage}.json"
@@ -74,7 +76,7 @@ def newest(state: Path) -> float:
     return max((path.stat().st_mtime for path in state.glob("*") if path.exists()), default=0.0)
 
 
-def die_once(process: subprocess.Popen, state: Path, kind: str, wait: float) -> None:
+def die_once(process: subprocess.Popen, state: Path, kind: str, wait: float, processes: int) -> None:
     """End the job some seconds after it has begun to write; it may be done before."""
     before = newest(state)
     while process.poll() is None and newest(state) <= before:
@@ -85,30 +87,31 @@ def die_once(process: subprocess.Popen, state: Path, kind: str, wait: float) -> 
     if kind == "group":
         os.killpg(process.pid, signal.SIGKILL)
     elif kind == "rank":
-        ranks = psutil.Process(process.pid).children()
-        (ranks[-1] if ranks else psutil.Process(process.pid)).kill()
-    else:
-        process.terminate()
+        (psutil.Process(process.pid).children()[-1] if processes > 1 else process).kill()
+    else:  # to every process, as Slurm and a terminal do
+        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+            with suppress(psutil.NoSuchProcess):
+                one.send_signal(signal.SIGTERM if kind == "slurm" else signal.SIGINT)
     code = process.wait(timeout=180)
-    assert code != 0 or kind == "asked"  # asked to stop after its last step, it may as well finish
+    assert code != 0 or kind in ("slurm", "ctrl-c")  # asked to stop after its last step, it may as well finish
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("processes", "workers"), [(1, 0), (1, 2), (2, 0), (2, 2)])
 @pytest.mark.parametrize("stage", STAGES)
-def test_dying_again_and_again_ends_as_if_it_had_not(run: Path, stage: str, processes: int) -> None:
+def test_dying_again_and_again_ends_as_if_it_had_not(run: Path, stage: str, processes: int, workers: int) -> None:
     if stage == "lm" and processes == 2:
         pytest.skip("the workflow trains the small LM in one process")
-    whole, broken = f"{stage}-{processes}-whole", f"{stage}-{processes}-broken"
-    assert start(command(run, stage, whole, processes), run).wait() == 0
-    rng, state = random.Random(f"{stage}{processes}"), run / f"faults/state-{broken}"
+    whole, broken = (f"{stage}-{processes}-{workers}-{kind}" for kind in ("whole", "broken"))
+    assert start(command(run, stage, whole, processes, workers), run).wait() == 0
+    rng, state = random.Random(f"{stage}{processes}{workers}"), run / f"faults/state-{broken}"
     for death in range(DEATHS):
-        kind = ("group", "rank", "asked")[death % 3]
-        die_once(start(command(run, stage, broken, processes), run), state, kind, rng.uniform(0.0, 0.6))
+        kind = ("group", "rank", "slurm", "ctrl-c")[death % 4]
+        die_once(start(command(run, stage, broken, processes, workers), run), state, kind, rng.uniform(0.0, 0.6), processes)
         for path in state.glob("state-*.safetensors"):
             with safe_open(path, framework="pt") as file:
                 assert all(file.get_tensor(name) is not None for name in file.keys())  # noqa: SIM118
     if not (run / f"faults/{broken}/train.jsonl").exists() or state.exists():
-        assert start(command(run, stage, broken, processes), run).wait() == 0
+        assert start(command(run, stage, broken, processes, workers), run).wait() == 0
     models = sorted(
         path.name for path in (run / "faults" / whole).glob("*.safetensors") if path.name != "training_state.safetensors"
     )

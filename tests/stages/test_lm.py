@@ -15,6 +15,7 @@ from entropy_asr.config_files import STAGE_SECTIONS, load_config
 from entropy_asr.corpora.embedded.pack_lm import pack_lm
 from entropy_asr.files import read_json, sha256, write_jsonl
 from entropy_asr.models.artifacts import load_llm
+from entropy_asr.stages.lm import hold_out
 from entropy_asr.text.tokenizer import build
 
 SENTENCES = [("turn on the light", "en"), ("turn the volume up", "en"), ("打开空调", "zh"), ("播放音乐", "zh")]
@@ -68,3 +69,12 @@ def test_its_hash_stands_for_it(trained: Path, tmp_path: Path) -> None:
     """lm.json is an input of later stages: another model makes it another file."""
     made = trained / "project/results/text/lm"
     assert read_json(made / "lm.json") == {"pretrained": None, "revision": None, "sha256": sha256(made / "model.safetensors")}
+
+
+def test_no_sentence_is_held_out_and_trained_on() -> None:
+    sentences = [(f"sentence {i % 200}", "en") for i in range(400)]
+    train, held_out = hold_out(sentences, most=7)
+    assert len(held_out) == 7 and not set(train) & set(held_out) and set(train) | set(held_out) == set(sentences)
+    assert len(hold_out(sentences, most=1000)[1]) == 10
+    assert hold_out(list(reversed(sentences)), most=7)[1] == held_out
+    assert hold_out(sentences[:4], most=7) == (sentences[:4], [])

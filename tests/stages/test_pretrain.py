@@ -85,14 +85,24 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in map(json.loads, (folder / "train.jsonl").read_text().splitlines())]
 
 
-def test_killed_or_asked_to_stop_then_resumed_is_uninterrupted(job, tmp_path: Path) -> None:
-    run(job("whole"))
-    for name, number, code in (("killed", signal.SIGKILL, -9), ("asked", signal.SIGTERM, 75)):
-        process = start_until_saved(job(name), tmp_path / "state" / name)
-        process.send_signal(number)
-        assert process.wait() == code
+def signal_all(process: subprocess.Popen, number: int) -> None:
+    """To every process of a job, as Slurm and a terminal do."""
+    for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+        one.send_signal(number)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_or_asked_to_stop_then_resumed_is_uninterrupted(job, workers: int, tmp_path: Path) -> None:
+    engine = {"workers": workers}
+    run(job("whole", engine=engine))
+    for name, number, code in (("killed", signal.SIGKILL, -9), ("slurm", signal.SIGTERM, 75), ("ctrl-c", signal.SIGINT, 75)):
+        process = start_until_saved(job(name, engine=engine), tmp_path / "state" / name)
+        signal_all(process, number)
+        if number == signal.SIGINT:  # once more, while it saves
+            signal_all(process, number)
+        assert process.wait(timeout=120) == code
         assert not (tmp_path / name / "encoder.safetensors").exists()
-        run(job(name))
+        run(job(name, engine=engine))
         assert losses(tmp_path / name)[-1][0] == STEPS
         assert [loss for _, loss in losses(tmp_path / name)] == [loss for _, loss in losses(tmp_path / "whole")]
         assert not (tmp_path / "state" / name).exists()
@@ -175,21 +185,74 @@ def test_state_of_another_config_is_set_aside(job, tmp_path: Path) -> None:
     assert [path.name[:13] for path in (tmp_path / "state").iterdir()] == ["changed.aside"]
 
 
-def test_one_of_two_processes_dies_then_resumed_is_uninterrupted(job, tmp_path: Path) -> None:
-    run(job("whole", processes=2))
-    process = start_until_saved(job("halved", processes=2), tmp_path / "state/halved")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_one_of_two_processes_dies_then_resumed_is_uninterrupted(job, workers: int, tmp_path: Path) -> None:
+    engine = {"workers": workers}
+    run(job("whole", processes=2, engine=engine))
+    process = start_until_saved(job("halved", processes=2, engine=engine), tmp_path / "state/halved")
     ranks = psutil.Process(process.pid).children()
     assert len(ranks) == 2
     ranks[1].kill()
     assert process.wait(timeout=120) not in (0, None)  # torchrun ends the other rank
     assert not psutil.pid_exists(ranks[0].pid)
     assert not (tmp_path / "halved/encoder.safetensors").exists()
-    run(job("halved", processes=2))
-    assert losses(tmp_path / "halved") == losses(tmp_path / "whole")
-    assert weights(tmp_path / "halved")[0] == weights(tmp_path / "whole")[0]
+
+    # Ctrl-C at two of them: both save, and torchrun does not kill one that is still saving.
+    process = start_until_saved(job("ctrl-c", processes=2, engine=engine), tmp_path / "state/ctrl-c")
+    ranks = psutil.Process(process.pid).children()
+    before = {path.name for path in (tmp_path / "state/ctrl-c").glob("state-*")}
+    signal_all(process, signal.SIGINT)
+    assert process.wait(timeout=120) != 0
+    assert not any(psutil.pid_exists(rank.pid) for rank in ranks)
+    assert {path.name for path in (tmp_path / "state/ctrl-c").glob("state-*")} != before
+
+    for name in ("halved", "ctrl-c"):
+        run(job(name, processes=2, engine=engine))
+        assert losses(tmp_path / name) == losses(tmp_path / "whole")
+        assert weights(tmp_path / name)[0] == weights(tmp_path / "whole")[0]
+
+
+def test_the_validation_loss_is_logged_and_leaves_training_alone(job, tmp_path: Path) -> None:
+    run(job("once"))
+    process = start_until_saved(job("often", engine={"validate_every": 4, "log_every": 3}), tmp_path / "state/often")
+    process.kill()
+    process.wait()
+    run(job("often", engine={"validate_every": 4, "log_every": 3}))
+    run(job("two", processes=2, engine={"validate_every": 4}))
+    assert weights(tmp_path / "often")[0] == weights(tmp_path / "once")[0]
+    lines = {name: [*map(json.loads, (tmp_path / name / "train.jsonl").open())] for name in ("once", "often", "two")}
+    measured = {name: {line["step"]: line["valid_loss"] for line in lines[name] if "valid_loss" in line} for name in lines}
+    assert list(measured["once"]) == [STEPS] and list(measured["often"]) == list(measured["two"]) == [4, 8, 12, STEPS]
+    assert measured["often"][STEPS] == measured["once"][STEPS] < measured["often"][4]
+
+
+def test_it_saves_before_its_end_whatever_the_config_says(job, tmp_path: Path) -> None:
+    """In time for a part that CKA ends at its first measurement, too."""
+    process = start_until_saved(job("seldom", engine={"save_every": 1000}), tmp_path / "state/seldom")
+    process.kill()
+    process.wait()
+    assert min(path.name for path in (tmp_path / "state/seldom").glob("state-*")) <= "state-000000003.safetensors"
+
+
+def test_asked_to_stop_before_training_begins_it_ends_at_once(job, tmp_path: Path) -> None:
+    process = subprocess.Popen(job("early"), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    while not catches(process.pid, signal.SIGTERM):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 75 and "before training began" in error and "Traceback" not in error
+    assert not (tmp_path / "state/early").exists()
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt"))
+    return bool(int(line.split()[1], 16) >> (number - 1) & 1)
 
 
 def test_a_full_disk_while_saving_loses_nothing_older(job, tmp_path: Path) -> None:
+    """Without loading processes: the limit that stands for a full disk would also be one on the memory that they share."""
     run(job("whole"))
     state = tmp_path / "state/full"
     process = start_until_saved(job("full"), state)
@@ -214,9 +277,10 @@ def test_a_full_disk_while_saving_loses_nothing_older(job, tmp_path: Path) -> No
     assert weights(tmp_path / "full")[0] == weights(tmp_path / "whole")[0]
 
 
-def test_a_batch_without_finite_loss_is_kept_and_skipped_and_too_many_end_the_run(job, tmp_path: Path) -> None:
-    command = job("diverges", pretrain={"peak_lr": 1e30}, engine={"max_nonfinite": 2})
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_without_finite_loss_is_kept_and_skipped_and_too_many_end_the_run(job, workers: int, tmp_path: Path) -> None:
+    command = job("diverges", pretrain={"peak_lr": 1e30}, engine={"max_nonfinite": 2, "workers": workers})
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode not in (0, 75)
     assert "3 batches gave a non-finite loss (engine.max_nonfinite)" in done.stderr
     kept = sorted((tmp_path / "diverges").glob("nonfinite-*-rank0.safetensors"))

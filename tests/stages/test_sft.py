@@ -12,7 +12,7 @@ from entropy_asr.config import Encoder
 from entropy_asr.models.adaptor import Adaptor
 from entropy_asr.models.conformer import ConformerEncoder
 from entropy_asr.models.ctc import EMBEDDING_SCALE
-from entropy_asr.models.speech_llm import PromptIds, SpeechLLM
+from entropy_asr.models.speech_llm import PromptIds, SpeechLLM, checkpoint_layers
 from entropy_asr.stages.sft import AlignmentLoss, TranscriptLoss, data_seed, pronunciations
 from entropy_asr.training.engine import freeze
 
@@ -72,3 +72,16 @@ def test_alignment_expects_the_manifests_phonemes(tones: Path) -> None:
 def test_no_two_stages_meet_the_data_in_one_order() -> None:
     stages = ["align", *(f"ia_sft iteration {number}" for number in range(20)), "joint_sft"]
     assert len({data_seed(seed, stage) for stage in stages for seed in (1, 2, 3)}) == 3 * len(stages)
+
+
+def test_checkpointing_a_frozen_llm_changes_no_gradient(system: SpeechLLM) -> None:
+    given = batch([[10, 11], [12]])
+    found = []
+    for checkpointed in (False, True):
+        if checkpointed:
+            checkpoint_layers(system.llm)
+        system.adaptor.zero_grad()
+        TranscriptLoss(system)(given)[0].backward()
+        found.append([parameter.grad.clone() for parameter in system.adaptor.parameters()])
+    for plain, again in zip(*found, strict=True):
+        torch.testing.assert_close(again, plain)

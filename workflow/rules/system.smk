@@ -52,6 +52,7 @@ rule align:
         config="results/config/align.json",
         arm="results/config/arm.{arm}.json",
         train=TRAINED_ON,
+        dev=DEV,
         encoder=encoder_to_align,
         lm=lm_of,
     output:
@@ -70,7 +71,8 @@ rule align:
     resources:
         **RESOURCES["align"],
     shell:
-        RECORD + "{LAUNCH[align]} entropy_asr.stages.align --config {input.config} $(printf -- '--train %s ' {input.train}) --encoder {input.encoder}"
+        RECORD + "{LAUNCH[align]} entropy_asr.stages.align --config {input.config} $(printf -- '--train %s ' {input.train})"
+        " $(printf -- '--dev %s ' {input.dev}) --encoder {input.encoder}"
         " --lm $(dirname {input.lm}) --seed {wildcards.seed} --running {params.running} --out {params.out} 2>&1 | tee {log}"
 
 
@@ -79,6 +81,7 @@ rule ia_sft_iteration:
         config="results/config/ia_sft.json",
         arm="results/config/arm.{arm}.json",
         train=TRAINED_ON,
+        dev=DEV,
         encoder=lambda wildcards: part_of(wildcards, wildcards.iteration, "encoder.safetensors"),
         part=lambda wildcards: part_of(wildcards, wildcards.iteration, "part.json"),
         previous=before_iteration,
@@ -99,7 +102,8 @@ rule ia_sft_iteration:
     resources:
         **RESOURCES["ia_sft"],
     shell:
-        RECORD + "{LAUNCH[ia_sft]} entropy_asr.stages.ia_sft --config {input.config} $(printf -- '--train %s ' {input.train}) --encoder {input.encoder}"
+        RECORD + "{LAUNCH[ia_sft]} entropy_asr.stages.ia_sft --config {input.config} $(printf -- '--train %s ' {input.train})"
+        " $(printf -- '--dev %s ' {input.dev}) --encoder {input.encoder}"
         " --part {input.part} --previous $(dirname {input.previous}) --lm $(dirname {input.lm}) --iteration {wildcards.iteration} --seed {wildcards.seed}"
         " --running {params.running} --out {params.out} 2>&1 | tee {log}"
 
@@ -126,6 +130,7 @@ rule joint_sft:
         config=lambda wildcards: f"results/config/joint_sft{'' if CONFIG.recipe(wildcards.arm).align else '_alone'}.json",
         arm="results/config/arm.{arm}.json",
         train=TRAINED_ON,
+        dev=DEV,
         encoder=encoder_of,
         lm=lm_of,
     output:
@@ -150,5 +155,6 @@ rule joint_sft:
     resources:
         **RESOURCES["joint_sft"],
     shell:
-        RECORD + "{LAUNCH[joint_sft]} entropy_asr.stages.joint_sft --config {input.config} $(printf -- '--train %s ' {input.train}) --encoder {input.encoder}"
+        RECORD + "{LAUNCH[joint_sft]} entropy_asr.stages.joint_sft --config {input.config} $(printf -- '--train %s ' {input.train})"
+        " $(printf -- '--dev %s ' {input.dev}) --encoder {input.encoder}"
         " {params.start} --lm $(dirname {input.lm}) --seed {wildcards.seed} --running {params.running} --out {params.out} 2>&1 | tee {log}"

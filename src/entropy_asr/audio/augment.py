@@ -30,6 +30,12 @@ def generator_for(seed: int, epoch: int, utterance: str, purpose: str) -> np.ran
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
+def draw_padding(rng: np.random.Generator, config: Augment, rate: int) -> tuple[int, int]:
+    """Samples of silence before and after an utterance that noise is added to."""
+    before, after = (int(rng.beta(1, 3) * config.pad_max * rate) for _ in range(2))
+    return before, after
+
+
 def pad_and_add_noise(samples: np.ndarray, noise: np.ndarray, rng: np.random.Generator, config: Augment, rate: int) -> np.ndarray:
     """Silence before and after, then noise over all of it, at an SNR drawn from N(mean, std) dB.
 
@@ -38,8 +44,7 @@ def pad_and_add_noise(samples: np.ndarray, noise: np.ndarray, rng: np.random.Gen
     Args:
         samples: (S,) speech. noise: at least one sample; repeated to the length needed. rate: Hz.
     """
-    before, after = (int(rng.beta(1, 3) * config.pad_max * rate) for _ in range(2))
-    padded = np.pad(samples, (before, after))
+    padded = np.pad(samples, draw_padding(rng, config, rate))
     snr = rng.normal(config.noise_snr_mean, config.noise_snr_std)
     start = rng.integers(len(noise))
     noise = np.resize(np.roll(noise, -start), len(padded))

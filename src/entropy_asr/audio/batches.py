@@ -1,13 +1,19 @@
 """Length-bucketed batches of augmented features, for ever, from any position.
 
 The position of a run is two numbers, the epoch and the batches drawn from it: from there, sampling and every augmentation
-are the same again, so resuming is skipping.  lhotse's sampler forms the batches by total duration; speed perturbation is
-drawn before, since it changes durations.
+are the same again, so resuming is skipping.  lhotse's sampler forms the batches by duration; speed perturbation and the
+padding of noisy utterances are drawn before, since they change durations.
+
+A batch that does not fit into the GPU's memory would not fit at any retry either.  So what a batch takes is bounded, and
+`largest` makes one that takes as much: padded frames for the encoder, and positions for what reads or writes the targets.
 """
 
+import hashlib
+import logging
 import math
+import multiprocessing
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,14 +23,28 @@ import torch
 from lhotse import CutSet
 from lhotse.cut import Cut
 from lhotse.dataset.sampling import DynamicBucketingSampler
+from lhotse.dataset.sampling.base import TimeConstraint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from entropy_asr.audio.augment import NoiseSource, at_speed, generator_for, no_speech, pad_and_add_noise, spec_augment, time_warp
+from entropy_asr.audio.augment import (
+    NoiseSource,
+    at_speed,
+    draw_padding,
+    generator_for,
+    no_speech,
+    pad_and_add_noise,
+    spec_augment,
+    time_warp,
+)
 from entropy_asr.audio.features import load_audio, log_mel
 from entropy_asr.audio.precompute_features import stored_log_mel
-from entropy_asr.config import Augment, Features
+from entropy_asr.config import PADDED, Augment, Features
 from entropy_asr.errors import InputError
+from entropy_asr.signals import ignore_stop, starting_workers
+
+log = logging.getLogger(__name__)
+MAX_DEATHS = 3  # of loading processes for one batch
 
 
 class Position(NamedTuple):
@@ -53,6 +73,11 @@ class Batch:
         return replace(self, features=self.features.to(device), feature_lens=self.feature_lens.to(device))
 
     @property
+    def weight(self) -> int:
+        """Target ids and ends."""
+        return sum(len(target) + 1 for target in self.targets)
+
+    @property
     def padding(self) -> float:
         """Share of the frames that are padding."""
         return 1.0 - self.feature_lens.sum().item() / (self.features.size(0) * self.features.size(1))
@@ -60,6 +85,11 @@ class Batch:
     def tensors(self) -> dict[str, Tensor]:
         """What to keep of a batch that went wrong."""
         return {"features": self.features, "feature_lens": self.feature_lens}
+
+
+def _frames(seconds: float, shift: float) -> int:
+    """At least as many as features of so much audio have."""
+    return math.ceil(seconds / shift) + 1
 
 
 def read_cuts(paths: list[Path]) -> CutSet:
@@ -86,18 +116,42 @@ def pad_features(mels: list[np.ndarray]) -> tuple[Tensor, Tensor]:
     return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(mel) for mel in mels], batch_first=True), lens
 
 
+@dataclass
+class PaddedTime(TimeConstraint):
+    """lhotse's limit on rows times the longest one, which counts the silence around noisy utterances."""
+
+    seconds: Callable[[Cut], float] | None = field(default=None, compare=False)
+
+    def add(self, example: Cut) -> None:
+        self.num_cuts += 1
+        self.longest_seen = max(self.longest_seen, self.seconds(example))
+
+    def measure_length(self, example: Cut) -> float:
+        return self.seconds(example)
+
+
+def target_positions(frames: int, tokens: int) -> int:
+    """Of an utterance in a model that writes its target and an end; of frames and tokens."""
+    return tokens + 1
+
+
 class TrainingBatches:
     """Map of (epoch, cuts) to a Batch; also the endless sampler of such keys.
+
+    Rows times the longest of them, with the silence around it, is at most `PADDED` times `max_duration`.  The bound on positions
+    is `PADDED` times what 19 of 20 utterances need in a full batch of their like: many very short ones would otherwise need
+    several times as many as any other batch.  A batch above a bound is halved.  One utterance is always a batch.
 
     Args:
         cuts: training utterances.
         target: cut → token ids that the model shall give.
         fill: (num_mel_bins,) global mean, put where SpecAugment masks.
         copies: 2 for CR-CTC (two maskings of the same warped, noisy utterance, with more time masking), else 1.
-        max_duration: seconds of audio a batch.
+        max_duration: seconds of audio a batch, without the silence around noisy utterances.
         buckets: length buckets.
         seed, rank, world_size: every rank draws its own share of the same shuffle.
         empty_fraction: share of the utterances that are replaced by audio without speech, and whose target is then empty.
+        positions: (frames, target ids) of an utterance → positions that the model has for it.
     """
 
     def __init__(
@@ -114,20 +168,29 @@ class TrainingBatches:
         rank: int = 0,
         world_size: int = 1,
         empty_fraction: float = 0.0,
+        positions: Callable[[int, int], int] = target_positions,
     ) -> None:
         self.cuts, self.target, self.fill, self.features, self.augment = cuts, target, fill, features, augment
         self.copies, self.max_duration, self.buckets = copies, max_duration, buckets
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.empty_fraction = empty_fraction
+        self.empty_fraction, self.positions = empty_fraction, positions
+        self._set_bounds()
         self.noise = NoiseSource(partial(load_audio, config=features), cuts, augment.noise_folders, features.sampling_rate)
 
     def keys(self, start: Position) -> Iterator[tuple[Position, CutSet]]:
         """(position after it, cuts) of each batch, for ever, from `start` on."""
         epoch, skip = start
         while True:
+            padded: dict[str, float] = {}
+
+            def seconds(cut: Cut, epoch: int = epoch, padded: dict[str, float] = padded) -> float:
+                if cut.id not in padded:  # lhotse asks again and again
+                    padded[cut.id] = self._silence(cut, epoch)
+                return cut.duration + padded[cut.id]
+
             sampler = DynamicBucketingSampler(
                 self.cuts.map(partial(self._perturb_speed, epoch=epoch)),
-                max_duration=self.max_duration,
+                constraint=PaddedTime(max_duration=self.max_duration, seconds=seconds),
                 num_buckets=self.buckets,
                 shuffle=True,
                 seed=self.seed + epoch,
@@ -135,12 +198,55 @@ class TrainingBatches:
                 world_size=self.world_size,
             )
             drawn = 0
-            for drawn, cuts in enumerate(sampler, 1):
+            for drawn, cuts in enumerate((half for batch in sampler for half in self._halved(list(batch), seconds)), 1):
                 if drawn > skip:
-                    yield Position(epoch, drawn), cuts
+                    yield Position(epoch, drawn), CutSet.from_cuts(cuts)
             if drawn == 0:
-                raise InputError("the training set is empty, or each utterance is longer than max_duration")
+                raise InputError(f"rank {self.rank} of {self.world_size} has no utterance: the training set is too small")
             epoch, skip = epoch + 1, 0
+
+    def _set_bounds(self) -> None:
+        """Bounds of a batch, frames and positions of all rows; and the longest row, and the one with most target ids."""
+        shift, silence = self.features.frame_shift, 2 * self.augment.pad_max if self.augment.noise_probability else 0.0
+        slowest = min((1.0, *self.augment.speed_factors))
+        needed, most = [], (0, 0)
+        self.longest_frames, self.longest_target = 0, None
+        for cut in self.cuts:
+            tokens = len(self.target(cut))
+            frames = _frames(cut.duration / slowest + silence, shift)
+            self.longest_frames = max(self.longest_frames, frames)
+            if self.longest_target is None or tokens > most[1]:
+                self.longest_target = cut
+            most = max(most[0], self.positions(frames, tokens)), max(most[1], tokens)
+            rows = max(1, int(self.max_duration / cut.duration))
+            needed.append(rows * self.positions(_frames(cut.duration, shift), tokens))
+        if not needed:
+            raise InputError("the training set is empty")
+        self.max_frames = max(self.longest_frames, _frames(PADDED * self.max_duration, shift))
+        self.max_positions = max(most[0], int(PADDED * sorted(needed)[(19 * len(needed)) // 20]))
+
+    def _halved(self, cuts: list[Cut], seconds: Callable[[Cut], float]) -> Iterator[list[Cut]]:
+        """A batch, or its parts that are within the bounds."""
+        frames = [_frames(seconds(cut), self.features.frame_shift) for cut in cuts]
+        positions = [self.positions(n, len(self.target(cut))) for n, cut in zip(frames, cuts, strict=True)]
+        fits = len(cuts) * max(frames) <= self.max_frames and len(cuts) * max(positions) <= self.max_positions
+        if fits or len(cuts) == 1:
+            yield cuts
+        else:
+            middle = (len(cuts) + 1) // 2
+            yield from self._halved(cuts[:middle], seconds)
+            yield from self._halved(cuts[middle:], seconds)
+
+    def _silence(self, cut: Cut, epoch: int) -> float:
+        """Seconds of silence around an utterance in this epoch; only noisy ones have any.
+
+        One without speech counts as if it had some, so that batches are the same whatever `empty_fraction` is.
+        """
+        _, noisy = generator_for(self.seed, epoch, cut.id, "noise").random(2)
+        if noisy >= self.augment.noise_probability:
+            return 0.0
+        rate = self.features.sampling_rate
+        return sum(draw_padding(generator_for(self.seed, epoch, cut.id, "padding"), self.augment, rate)) / rate
 
     def _perturb_speed(self, cut: Cut, epoch: int) -> Cut:
         factor = generator_for(self.seed, epoch, cut.id, "speed").choice(self.augment.speed_factors)
@@ -169,18 +275,22 @@ class TrainingBatches:
         if rng.random() < self.empty_fraction:
             return log_mel(no_speech(round(cut.duration * rate), self.noise.draw, rng), self.features), []
         if rng.random() < self.augment.noise_probability:
-            samples = pad_and_add_noise(load_audio(cut, self.features), self.noise.draw(rng), rng, self.augment, rate)
+            padding = generator_for(self.seed, epoch, cut.id, "padding")
+            samples = pad_and_add_noise(load_audio(cut, self.features), self.noise.draw(rng), padding, self.augment, rate)
             return log_mel(samples, self.features), self.target(cut)
         stored = stored_log_mel(cut)
         return log_mel(load_audio(cut, self.features), self.features) if stored is None else stored, self.target(cut)
 
     def largest(self) -> Batch:
-        """A batch that needs as much memory as any: the longest utterances, slowed down, until the duration is full."""
-        slowest = min((1.0, *self.augment.speed_factors))
-        longest = sorted(self.cuts, key=lambda cut: (-cut.duration, cut.id))
-        fitting = math.ceil(self.max_duration * slowest / longest[0].duration)
-        cuts = [at_speed(cut, slowest) for cut in longest[:fitting]]
-        return self[(Position(), CutSet.from_cuts(cuts))]
+        """A batch of as many padded frames and positions as any can have, with features that mean nothing."""
+        rows = max(1, self.max_frames // self.longest_frames)
+        frames = -(-self.max_frames // rows)
+        tokens = max(1, -(-self.max_positions // rows) - self.positions(frames, 0))
+        target = np.resize(self.target(self.longest_target) or [0], tokens).tolist()
+        features = torch.from_numpy(self.fill).expand(self.copies * rows, frames, -1).contiguous()
+        lens = torch.full((self.copies * rows,), frames)
+        seconds = rows * frames * self.features.frame_shift
+        return Batch([self.longest_target.id] * rows, features, lens, [target] * rows, seconds, Position())
 
     def loader(self, start: Position, workers: int) -> Iterator[Batch]:
         """Batches from position `start` on."""
@@ -199,10 +309,42 @@ class _Keys:
 
 
 def load_in_order(batches: Any, start: Position, workers: int) -> Iterator[Any]:
-    """What a map makes of its own `keys(start)`, one after the other, by so many processes; 0: by this one."""
-    # A generator of its own: otherwise the loader draws a seed from torch's, and a resumed run has other dropout.
-    generator = torch.Generator().manual_seed(batches.seed)
-    return iter(DataLoader(batches, sampler=_Keys(batches, start), batch_size=None, num_workers=workers, generator=generator))
+    """What a map makes of its own `keys(start)`, one after the other, by so many processes; 0: by this one.
+
+    Close it (`contextlib.closing`), or the processes live on where an exception keeps it.  A process that dies (out of memory,
+    killed) is replaced: all are started again where the batches had come to.
+
+    Raises:
+        RuntimeError: one died for the fourth time before a batch came.
+    """
+    deaths = 0
+    while True:
+        # A generator of its own: otherwise the loader draws a seed from torch's, and a resumed run has other dropout.
+        loader = DataLoader(
+            batches,
+            sampler=_Keys(batches, start),
+            batch_size=None,
+            num_workers=workers,
+            generator=torch.Generator().manual_seed(batches.seed),
+            worker_init_fn=ignore_stop,
+        )
+        with starting_workers():
+            others = set(multiprocessing.active_children())
+            loaded = iter(loader)
+            mine = set(multiprocessing.active_children()) - others
+        try:
+            for made in loaded:
+                start, deaths = (made[-1] if isinstance(made, list) else made).position, 0
+                yield made
+        except RuntimeError as error:
+            deaths += 1
+            if "exited unexpectedly" not in str(error) or deaths > MAX_DEATHS:
+                raise
+            log.warning("%s; the loading processes are started again", error)
+        finally:
+            del loaded  # asks them to end
+            for worker in mine:  # they ignore SIGTERM, and this process would wait for one that hangs
+                worker.kill()
 
 
 def evaluation_batches(cuts: CutSet, features: Features, max_duration: float) -> Iterator[tuple[list, Tensor, Tensor]]:
@@ -215,3 +357,21 @@ def evaluation_batches(cuts: CutSet, features: Features, max_duration: float) ->
         batch.append(cut)
     if batch:
         yield batch, *pad_features([log_mel(load_audio(c, features), features) for c in batch])
+
+
+def validation_batches(
+    cuts: CutSet, target: Callable[[Cut], list[int]], features: Features, utterances: int, max_duration: float, copies: int = 1
+) -> list[Batch]:
+    """Utterances chosen by the hash of their ids, as they are: no augmentation, and `copies` are alike."""
+    chosen = sorted(cuts, key=lambda cut: hashlib.sha256(cut.id.encode()).digest())[:utterances]
+    return [
+        Batch(
+            [cut.id for cut in some],
+            mels.repeat(copies, 1, 1),
+            lens.repeat(copies),
+            [target(cut) for cut in some],
+            sum(cut.duration for cut in some),
+            Position(),
+        )
+        for some, mels, lens in evaluation_batches(chosen, features, max_duration)
+    ]

@@ -6,13 +6,17 @@ transcript does not depend on the rest of its batch.  The LM head runs on the po
 with Qwen's 151k units it would otherwise cost more than the rest of the step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from entropy_asr.config import Prompt
 from entropy_asr.models.adaptor import Adaptor
@@ -42,6 +46,22 @@ class PromptIds:
             tokenizer.eos_token_id,
             tokenizer.pad_token_id,
         )
+
+
+def checkpoint_layers(llm: PreTrainedModel) -> None:
+    """From now on keep the inputs of the layers for the backward pass, and compute the rest again, whether the LLM trains or not.
+
+    transformers' own switch works in training mode alone, which would also turn on the dropout of a frozen LLM.
+    """
+    for layer in llm.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.forward = partial(_checkpointed, layer.forward)
+
+
+def _checkpointed(forward: Callable, *args: Any, **kwargs: Any) -> Any:
+    if torch.is_grad_enabled():
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    return forward(*args, **kwargs)
 
 
 class SpeechLLM(nn.Module):

@@ -103,7 +103,10 @@ def add_legend(ax: Axes, handles: Sequence[Any], labels: Sequence[str], loc: str
 
 
 def draw_curves(rows: Rows, speech: str) -> Figure:
-    """Training loss, a panel a stage. IA-SFT's iterations follow each other; a dotted line at each encoder swap."""
+    """Training loss, a panel a stage, and points of the loss on development data.
+
+    IA-SFT's iterations follow each other; a dotted line at each encoder swap.
+    """
     import matplotlib.pyplot as plt
 
     found = dict.fromkeys((row["stage"], row["loss_unit"]) for row in rows)  # losses in one unit share a panel
@@ -120,10 +123,12 @@ def draw_curves(rows: Rows, speech: str) -> Figure:
             label = None if arm in (ENCODER, LM) else arm
             losses = [float(row["loss"]) for row in line]
             ax.plot(steps, losses, color=drawn.color, linestyle=drawn.dash, label=label)
+            valid = [(step, float(row["valid_loss"])) for step, row in zip(steps, line, strict=True) if row.get("valid_loss")]
+            ax.plot([step for step, _ in valid], [loss for _, loss in valid], "o", color=drawn.color, markersize=3)
             if stage in ("ia_sft", "pretrain"):
                 for swap in swaps:
                     ax.axvline(swap, color="#5b6672", linewidth=0.9, linestyle=":")
-        values = [float(row["loss"]) for row in chosen]
+        values = [float(row[name]) for row in chosen for name in ("loss", "valid_loss") if row.get(name)]
         if min(values) > 0 and max(values) / min(values) > _LOG_FROM:
             ax.set_yscale("log")
         heard = "" if stage == "lm" else f"\n{speech}"

@@ -200,7 +200,8 @@ def curve_rows(curves: Sequence[Path]) -> tuple[list[dict[str, Any]], list[str]]
     """All log lines of all jobs, and the columns; what a stage does not log is empty.
 
     Pretraining's parts go on in one count of steps; every other job counts its own. Losses of different stages are in
-    different units, so the unit is a column; of alignment's loss with CTC it is the transcript's part.
+    different units, so the unit is a column; of alignment's loss with CTC it is the transcript's part. `valid_loss` is in the
+    same unit, where it was measured.
     """
     rows = []
     for path in sorted(curves, key=lambda path: _job_order(Job.of(path))):

@@ -56,8 +56,9 @@ FIGURES = {
     ),
     "curves": (
         "Training curves",
-        "Training loss of each stage. Dotted lines are swaps of the encoder: a jump at one, and how fast it is made "
-        "good, is what a hot swap costs. The arm without IA-SFT takes its steps in joint SFT instead.",
+        "Training loss of each stage; points: the loss on development data, without augmentation. Dotted lines are swaps of "
+        "the encoder: a jump at one, and how fast it is made good, is what a hot swap costs. The arm without IA-SFT takes its "
+        "steps in joint SFT instead.",
     ),
     "cka": (
         "CKA trace",

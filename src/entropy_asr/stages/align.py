@@ -1,13 +1,14 @@
 """Stage 2, alignment: the adaptor learns to speak the LLM's language; encoder and LLM are frozen.
 
-    python -m entropy_asr.stages.align --config results/config/align.json --train … \
+    python -m entropy_asr.stages.align --config results/config/align.json --train … --dev … \
         --encoder results/encoders/phoneme/seed-1/part-0/encoder.safetensors --lm results/text/lm --seed 1 --running … --out …
 """
 
 import typer
 
 from entropy_asr.errors import friendly_exit
-from entropy_asr.stages.options import ConfigFile, Encoder, Lm, Out, Running, Seed, Train
+from entropy_asr.signals import leave_when_asked
+from entropy_asr.stages.options import ConfigFile, Dev, Encoder, Lm, Out, Running, Seed, Train
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -22,8 +23,10 @@ def main(
     seed: Seed,
     running: Running,
     out: Out,
+    dev: Dev = (),
 ) -> None:
     """Train the adaptor."""
+    leave_when_asked()
     import torch
 
     from entropy_asr.config_files import load_stage
@@ -36,7 +39,11 @@ def main(
 
     configure_logging()
     settings = load_stage(config)
-    inputs = {f"train-{i}": path for i, path in enumerate(train)} | {"encoder": encoder, "lm": lm / "lm.json"}
+    inputs = (
+        {f"train-{i}": path for i, path in enumerate(train)}
+        | {f"dev-{i}": path for i, path in enumerate(dev)}
+        | {"encoder": encoder, "lm": lm / "lm.json"}
+    )
     provenance = Provenance("align", config, inputs, seed=seed)
     torch.manual_seed(seed)
 
@@ -52,6 +59,7 @@ def main(
         schedule=settings.align,
         settings=settings,
         train=train,
+        dev=dev,
         provenance=provenance,
         running=running,
         out=out,

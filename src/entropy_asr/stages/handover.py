@@ -26,6 +26,7 @@ class CkaMonitor:
         self, encoder: ConformerEncoder, config: Cka, cuts: CutSet, features: Features, device: torch.device, part: int
     ) -> None:
         self.encoder, self.config, self.device, self.part = encoder, config, device, part
+        self.every = config.every
         self.batches = [(x, lens) for _, x, lens in evaluation_batches(spread(cuts, config.utterances), features, 60.0)]
         self.reference: ConformerEncoder | None = None
         self.trace: list[dict[str, float]] = []

@@ -1,6 +1,6 @@
 """Stage 3, one iteration of IA-SFT: adaptor and LLM train on a frozen encoder, while pretraining goes on beside them.
 
-    python -m entropy_asr.stages.ia_sft --config results/config/ia_sft.json --train … --iteration 1 \
+    python -m entropy_asr.stages.ia_sft --config results/config/ia_sft.json --train … --dev … --iteration 1 \
         --encoder results/encoders/phoneme/seed-1/part-1/encoder.safetensors \
         --part results/encoders/phoneme/seed-1/part-1/part.json --previous results/systems/ours/seed-1/ia_sft/iter-0 \
         --lm results/text/lm --seed 1 --running … --out …
@@ -18,7 +18,8 @@ from pathlib import Path
 import typer
 
 from entropy_asr.errors import friendly_exit
-from entropy_asr.stages.options import ConfigFile, Encoder, Lm, Out, Running, Seed, Train
+from entropy_asr.signals import leave_when_asked
+from entropy_asr.stages.options import ConfigFile, Dev, Encoder, Lm, Out, Running, Seed, Train
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -38,11 +39,13 @@ def main(
     seed: Seed,
     running: Running,
     out: Out,
+    dev: Dev = (),
     part: Path = typer.Option(..., help="part.json of the encoder's pretraining part: whether it was the last"),
     previous: Path = typer.Option(..., help="folder of the alignment or of the iteration before"),
     iteration: int = typer.Option(..., help="0, 1, …"),
 ) -> None:
     """Train adaptor and LLM on this encoder."""
+    leave_when_asked()
     from entropy_asr.config_files import load_stage
     from entropy_asr.files import read_json
     from entropy_asr.models.artifacts import load_adaptor, load_encoder, load_into, load_llm
@@ -53,7 +56,7 @@ def main(
 
     configure_logging()
     settings = load_stage(config)
-    inputs = {f"train-{i}": path for i, path in enumerate(train)}
+    inputs = {f"train-{i}": path for i, path in enumerate(train)} | {f"dev-{i}": path for i, path in enumerate(dev)}
     inputs |= {"encoder": encoder, "part": part, "previous": previous / "model.safetensors", "lm": lm / "lm.json"}
     provenance = Provenance("ia_sft", config, inputs, seed=seed, iteration=iteration)
 
@@ -74,6 +77,7 @@ def main(
         schedule=schedule,
         settings=settings,
         train=train,
+        dev=dev,
         provenance=provenance,
         running=running,
         out=out,

@@ -1,6 +1,6 @@
 """Stage 4, late joint SFT: encoder, adaptor and LLM train end to end; with `--freeze-encoder`, adaptor and LLM alone.
 
-    python -m entropy_asr.stages.joint_sft --config results/config/joint_sft.json --train … --gates gate-0.json gate-1.json … \
+    python -m entropy_asr.stages.joint_sft --config results/config/joint_sft.json --train … --dev … --gates gate-0.json … \
         --encoder results/encoders/phoneme/seed-1/part-3/encoder.safetensors --lm results/text/lm --seed 1 --running … --out …
 
 `ours` starts from the last IA-SFT iteration, which the gates name.  `no_ia_sft` starts from the alignment (`--previous`) and
@@ -13,7 +13,8 @@ from pathlib import Path
 import typer
 
 from entropy_asr.errors import friendly_exit
-from entropy_asr.stages.options import ConfigFile, Encoder, Lm, Out, Running, Seed, Train
+from entropy_asr.signals import leave_when_asked
+from entropy_asr.stages.options import ConfigFile, Dev, Encoder, Lm, Out, Running, Seed, Train
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -28,11 +29,13 @@ def main(
     seed: Seed,
     running: Running,
     out: Out,
+    dev: Dev = (),
     gates: list[Path] = typer.Option([], help="gate-i.json of each possible iteration"),
     previous: Path | None = typer.Option(None, help="folder of the alignment, for an arm without IA-SFT"),
     freeze_encoder: bool = typer.Option(False, help="the encoder stays as pretraining left it"),
 ) -> None:
     """Train the whole system."""
+    leave_when_asked()
     import torch
 
     from entropy_asr.config_files import load_stage
@@ -52,7 +55,11 @@ def main(
     steps += 0 if gates else settings.cka.max_parts * settings.ia_sft.steps
     steps += 0 if previous else settings.align.steps
     schedule = settings.joint_sft.model_copy(update={"steps": steps})
-    inputs = {f"train-{i}": path for i, path in enumerate(train)} | {"encoder": encoder, "lm": lm / "lm.json"}
+    inputs = (
+        {f"train-{i}": path for i, path in enumerate(train)}
+        | {f"dev-{i}": path for i, path in enumerate(dev)}
+        | {"encoder": encoder, "lm": lm / "lm.json"}
+    )
     inputs |= {"previous": previous / "model.safetensors"} if previous else {}
     provenance = Provenance("joint_sft", config, inputs, seed=seed, freeze_encoder=freeze_encoder)
 
@@ -75,6 +82,7 @@ def main(
         schedule=schedule,
         settings=settings,
         train=train,
+        dev=dev,
         provenance=provenance,
         running=running,
         out=out,

@@ -10,12 +10,14 @@ of the sentence in the user turn [O]: a web-scale LLM has read dictionaries and 
 has to be told.  No audio is used, and no test sentence.
 """
 
+import hashlib
 import os
 from pathlib import Path
 
 import typer
 
 from entropy_asr.errors import InputError, friendly_exit
+from entropy_asr.signals import leave_when_asked
 from entropy_asr.stages.options import ConfigFile, Out, Running, Seed
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -33,6 +35,7 @@ def main(
     seed: Seed = 1,
 ) -> None:
     """Train the small language model, or name the pretrained one."""
+    leave_when_asked()
     from entropy_asr.config_files import load_stage
     from entropy_asr.files import sha256, write_json
     from entropy_asr.provenance import Provenance
@@ -61,6 +64,14 @@ def main(
         distributed.stop()
 
 
+def hold_out(sentences: list[tuple[str, str]], most: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Sentences to train on, and at most a twentieth for the validation loss, chosen by their hash: a sentence is on one side."""
+    by_hash = sorted(set(sentences), key=lambda sentence: hashlib.sha256(repr(sentence).encode()).digest())
+    held_out = by_hash[: min(most, len(by_hash) // 20)]
+    kept = set(sentences) - set(held_out)
+    return [sentence for sentence in sentences if sentence in kept], held_out
+
+
 def _train(settings, text: Path, tokenizer_folder: Path, key: str, running: Path, out: Path, seed: int) -> dict:
     import torch
     from transformers import AutoTokenizer, Qwen3ForCausalLM
@@ -73,6 +84,7 @@ def _train(settings, text: Path, tokenizer_folder: Path, key: str, running: Path
     from entropy_asr.training.engine import Engine
     from entropy_asr.training.loop import Trainer, configure_logging
     from entropy_asr.training.state import RunningState
+    from entropy_asr.training.validation import Validation
 
     configure_logging()
     device = distributed.start()
@@ -81,7 +93,8 @@ def _train(settings, text: Path, tokenizer_folder: Path, key: str, running: Path
     torch.manual_seed(seed)
     token_ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     model = Qwen3ForCausalLM(scratch_lm_config(scratch, len(tokenizer), **token_ids))
-    batches = TextBatches(read_sentences(text, scratch.max_sentences), tokenizer, settings.prompt, scratch, seed)
+    sentences, held_out = hold_out(read_sentences(text, scratch.max_sentences), settings.engine.validate_utterances)
+    batches = TextBatches(sentences, tokenizer, settings.prompt, scratch, seed)
     schedule = Schedule(
         optimiser=scratch.optimiser,
         steps=scratch.steps,
@@ -90,9 +103,14 @@ def _train(settings, text: Path, tokenizer_folder: Path, key: str, running: Path
         accumulation=1,
     )
     engine = Engine(TextLoss(model), schedule, settings.engine, device)
-    trainer = Trainer(engine, batches, RunningState(running, key), out / "train.jsonl", "lm")
+    validation = None
+    if held_out:
+        held_out_batches = TextBatches(held_out, tokenizer, settings.prompt, scratch, seed).all()
+        validation = Validation(TextLoss(model), held_out_batches, device)
+    trainer = Trainer(engine, batches, RunningState(running, key), out / "train.jsonl", "lm", validation=validation)
     trainer.resume()
     trainer.run()
+    engine.restore_full_precision()
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     trainer.state.clear()

@@ -6,6 +6,7 @@ one kind has had the same budget as one of another.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from lhotse import CutSet
 from lhotse.cut import Cut
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from entropy_asr.audio.batches import Batch
@@ -42,15 +44,24 @@ def read_labels(objective: Objective, path: Path) -> Labels:
         from entropy_asr.text.phonemes import read_tokens
 
         ids = read_tokens(path)
-        return Labels(
-            sorted(ids, key=ids.__getitem__), lambda cut: [ids[name] for name in cut.supervisions[0].custom["phonemes"]]
-        )
-    from entropy_asr.text.units import encode_text, read_units
+        return Labels(sorted(ids, key=ids.__getitem__), partial(_phoneme_ids, ids))
+    from entropy_asr.text.units import read_units
 
     units = read_units(path)
     vocabulary = units.get_vocab()
     names = sorted(vocabulary, key=vocabulary.__getitem__)
-    return Labels(names, lambda cut: encode_text(units, cut.supervisions[0].custom["normalized"]))
+    return Labels(names, partial(_unit_ids, units))
+
+
+# Functions with a name, because loading processes may get them by pickle.
+def _phoneme_ids(ids: dict[str, int], cut: Cut) -> list[int]:
+    return [ids[name] for name in cut.supervisions[0].custom["phonemes"]]
+
+
+def _unit_ids(units: Tokenizer, cut: Cut) -> list[int]:
+    from entropy_asr.text.units import encode_text
+
+    return encode_text(units, cut.supervisions[0].custom["normalized"])
 
 
 def check_ctc_fits(cuts: CutSet, labels: Labels, max_speed: float) -> None:

@@ -7,6 +7,7 @@ import typer
 
 ConfigFile = Annotated[Path, typer.Option("--config", help="sections of this stage, JSON")]
 Train = Annotated[list[Path], typer.Option(help="training manifests")]
+Dev = Annotated[list[Path], typer.Option(help="development manifests: validation loss")]
 Encoder = Annotated[Path, typer.Option(help="encoder.safetensors of the pretraining part to use")]
 Lm = Annotated[Path, typer.Option(help="folder with lm.json")]
 Seed = Annotated[int, typer.Option(help="of weights, order and augmentation")]

@@ -15,6 +15,7 @@ import typer
 
 from entropy_asr.config import Objective
 from entropy_asr.errors import friendly_exit
+from entropy_asr.signals import leave_when_asked
 from entropy_asr.stages.options import ConfigFile, Out, Running, Seed, Train
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -28,7 +29,7 @@ def main(
     seed: Seed,
     running: Running,
     out: Out,
-    dev: list[Path] = typer.Option(..., help="development manifests: frames for CKA"),
+    dev: list[Path] = typer.Option(..., help="development manifests: frames for CKA, validation loss"),
     objective: Objective = typer.Option(..., help="what is learned"),
     labels: Path = typer.Option(..., help="tokens.txt of phonemes, or tokenizer.json of text units"),
     stats: Path = typer.Option(..., help="mean and deviation of the features"),
@@ -36,9 +37,10 @@ def main(
     previous: Path | None = typer.Option(None, help="training_state.safetensors of the part before"),
 ) -> None:
     """Run one part of encoder pretraining."""
+    leave_when_asked()
     import torch
 
-    from entropy_asr.audio.batches import TrainingBatches, read_cuts
+    from entropy_asr.audio.batches import TrainingBatches, read_cuts, validation_batches
     from entropy_asr.config_files import load_stage
     from entropy_asr.files import read_json, write_json
     from entropy_asr.models.artifacts import save_modules
@@ -50,6 +52,7 @@ def main(
     from entropy_asr.training.engine import Engine
     from entropy_asr.training.loop import Trainer, configure_logging
     from entropy_asr.training.state import RunningState
+    from entropy_asr.training.validation import Validation
 
     configure_logging()
     settings = load_stage(config)
@@ -89,15 +92,23 @@ def main(
     torch.manual_seed(seed * 1000 + distributed.rank())
     engine = Engine(model, settings.pretrain, settings.engine, device)
     monitor = CkaMonitor(encoder, settings.cka, read_cuts(dev), settings.features, device, part)
-    trainer = Trainer(
-        engine, batches, RunningState(running, provenance.key), out / "train.jsonl", f"pretrain part {part}", monitor
+    held_out = validation_batches(
+        read_cuts(dev),
+        found.encode,
+        settings.features,
+        settings.engine.validate_utterances,
+        settings.pretrain.max_duration,
+        copies=2,
     )
+    state, validation = RunningState(running, provenance.key), Validation(model, held_out, device)
+    trainer = Trainer(engine, batches, state, out / "train.jsonl", f"pretrain part {part}", monitor, validation)
     trainer.resume(initial=previous)
     first_step, first_audio = trainer.counters.step, trainer.counters.audio_seconds
     ended_by = {"monitor": "cka", "last_step": "last_step"}[trainer.run()]
 
     # The artifact: encoder and head for those who use it, the whole state for the next part.
     trainer.save(out / "training_state.safetensors")
+    engine.restore_full_precision()
     if distributed.rank() == 0:
         header = {"encoder": settings.encoder.model_dump(), "num_mel_bins": settings.features.num_mel_bins}
         header |= {"objective": objective, "labels": found.names, **head_facts}

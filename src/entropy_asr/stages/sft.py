@@ -3,18 +3,23 @@
 A stage is which modules train, from which files they start, for how long; those lines are in the stage's own script.
 """
 
+import copy
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 from lhotse import CutSet
+from lhotse.cut import Cut
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from entropy_asr.audio.batches import Batch, TrainingBatches, read_cuts
+from entropy_asr.audio.batches import Batch, TrainingBatches, read_cuts, validation_batches
 from entropy_asr.config import Schedule
 from entropy_asr.errors import InputError
 from entropy_asr.models.artifacts import save_system
@@ -22,13 +27,14 @@ from entropy_asr.models.attention import llm_attention
 from entropy_asr.models.conformer import subsampled_length
 from entropy_asr.models.ctc import embedding_ctc
 from entropy_asr.models.flops import encoder_flops, llm_flops
-from entropy_asr.models.speech_llm import SpeechLLM
+from entropy_asr.models.speech_llm import SpeechLLM, checkpoint_layers
 from entropy_asr.provenance import Provenance
 from entropy_asr.text.phonemes import LINE_BLANK, as_line
 from entropy_asr.training import distributed
 from entropy_asr.training.engine import Engine, freeze
 from entropy_asr.training.loop import Trainer
 from entropy_asr.training.state import RunningState
+from entropy_asr.training.validation import Validation
 
 
 class TranscriptLoss(nn.Module):
@@ -81,11 +87,26 @@ class AlignmentLoss(TranscriptLoss):
         return transcript + self.weight * ctc, {"transcript_loss": transcript.detach(), "pronunciation_ctc": ctc.detach()}
 
 
+@dataclass(frozen=True)
+class Transcripts:
+    """An utterance's transcript as token ids."""
+
+    tokenizer: Tokenizer
+
+    def __call__(self, cut: Cut) -> list[int]:
+        return self.tokenizer.encode(cut.supervisions[0].custom["normalized"], add_special_tokens=False).ids
+
+
 def pronunciations(cuts: CutSet, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
     """Token ids of each utterance as it sounds, as `stages.text_batches` tells it to the small LM."""
     encode = tokenizer.backend_tokenizer.encode
     said = ((cut.id, cut.supervisions[0].custom["phonemes"]) for cut in cuts)
     return {name: encode(" " + as_line(phonemes), add_special_tokens=False).ids for name, phonemes in said}
+
+
+def llm_positions(frames: int, tokens: int, prompt: int, stride: int) -> int:
+    """Positions that an utterance takes in the LLM: prompt, speech, transcript and its end."""
+    return prompt + -(-max(0, subsampled_length(frames)) // stride) + tokens + 1
 
 
 def data_seed(seed: int, stage: str) -> int:
@@ -105,6 +126,7 @@ def train_system(
     schedule: Schedule,
     settings: SimpleNamespace,
     train: Sequence[Path],
+    dev: Sequence[Path],
     provenance: Provenance,
     running: Path,
     out: Path,
@@ -120,6 +142,7 @@ def train_system(
         stage: its name, with the number of the iteration; for messages and :func:`data_seed`.
         schedule: steps and learning rates of this stage.
         settings: the stage's sections; features, augment, prompt and engine are read here.
+        dev: manifests for the validation loss, of the transcript alone; none: it is not measured.
         facts: what the stage adds to the provenance.
         lr_scales: learning-rate factor by prefix of parameter name.
         saved: modules to write, where they are not the trained ones.
@@ -130,15 +153,13 @@ def train_system(
             freeze(getattr(system, name))
     if settings.engine.activation_checkpointing:
         system.encoder.checkpoint_activations = True
-        system.llm.gradient_checkpointing_enable()
+        checkpoint_layers(system.llm)
     system.llm.set_attn_implementation(llm_attention(settings.engine.precision))
     device = distributed.start()
-    cuts = read_cuts(list(train))
+    cuts, target = read_cuts(list(train)), Transcripts(tokenizer.backend_tokenizer)
     batches = TrainingBatches(
         cuts,
-        target=lambda cut: (
-            tokenizer.backend_tokenizer.encode(cut.supervisions[0].custom["normalized"], add_special_tokens=False).ids
-        ),
+        target=target,
         fill=system.encoder.feature_mean.numpy(),
         features=settings.features,
         augment=settings.augment,
@@ -149,6 +170,11 @@ def train_system(
         rank=distributed.rank(),
         world_size=distributed.world_size(),
         empty_fraction=settings.augment.empty_fraction,
+        positions=partial(
+            llm_positions,
+            prompt=len(system.prompt.before) + len(system.prompt.after),
+            stride=system.adaptor.config.stride,
+        ),
     )
     torch.manual_seed(seed * 1000 + distributed.rank())
     if ctc_weight:
@@ -161,11 +187,22 @@ def train_system(
         loss = AlignmentLoss(system, ctc_weight, pronunciations(cuts, tokenizer), blank)
     else:
         loss = TranscriptLoss(system)
+    # In bf16 the engine rounds frozen weights, too; what is saved of them is as it came.
+    frozen = [name for name in saved or () if name not in trained and distributed.rank() == 0]
+    kept = {name: copy.deepcopy(getattr(system, name)) for name in frozen}
     engine = Engine(loss, schedule, settings.engine, device, lr_scales)
-    trainer = Trainer(engine, batches, RunningState(running, provenance.key), out / "train.jsonl", stage)
+    held_out = validation_batches(
+        read_cuts(list(dev)), target, settings.features, settings.engine.validate_utterances, schedule.max_duration
+    )
+    validation = Validation(TranscriptLoss(system), held_out, device) if held_out else None
+    state = RunningState(running, provenance.key)
+    trainer = Trainer(engine, batches, state, out / "train.jsonl", stage, validation=validation)
     trainer.resume()
     trainer.run()
+    engine.restore_full_precision()
     if distributed.rank() == 0:
+        for name, module in kept.items():
+            setattr(system, name, module)
         save_system(out, system, tokenizer, settings.prompt, saved or trained)
         provenance.write(
             out / "provenance.json",

@@ -44,6 +44,11 @@ class TextBatch:
         return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     @property
+    def weight(self) -> int:
+        """Answer tokens."""
+        return int((self.labels != IGNORED).sum())
+
+    @property
     def padding(self) -> float:
         """Share of the positions that are padding."""
         return 1.0 - self.attention_mask.float().mean().item()
@@ -100,6 +105,13 @@ class TextBatches:
         order = sorted(range(len(self.pairs)), key=lambda i: -sum(map(len, self.pairs[i])))
         all_blanks_in = self.config.blanks_ramp_epochs
         return self._batch([self._row(all_blanks_in, index) for index in order[: self.config.batch_size]], Position())
+
+    def all(self) -> list[TextBatch]:
+        """Every sentence once, as late in training: for validation."""
+        rows = [self._row(self.config.blanks_ramp_epochs, index) for index in range(len(self.pairs))]
+        rows.sort(key=lambda row: len(row.question) + len(row.answer))
+        size = self.config.batch_size
+        return [self._batch(rows[first : first + size], Position()) for first in range(0, len(rows), size)]
 
     def _pools(self, epoch: int) -> list[np.ndarray]:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.pairs))

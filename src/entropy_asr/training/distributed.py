@@ -7,11 +7,15 @@ import logging
 import os
 import socket
 import sys
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
 
 from entropy_asr.errors import InputError
+
+# The process group's backend for tensors of each kind of device. On GPUs there are tensors of both: random states are on the CPU.
+BACKENDS = {"cpu": "cpu:gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
 
 def choose_device() -> torch.device:
@@ -30,7 +34,13 @@ def choose_device() -> torch.device:
 
 
 def start() -> torch.device:
-    """Join the process group (nccl on GPUs, gloo on CPUs) and choose this rank's device."""
+    """Join the process group and choose this rank's device; compute with OMP_NUM_THREADS threads.
+
+    A sum in another number of parts is another sum: the number of threads is part of what makes a run the same again.
+    MKL_NUM_THREADS, which PyTorch would follow, may be that of a whole node.
+    """
+    if threads := os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(threads.split(",")[0]))
     if "RANK" not in os.environ:
         with socket.socket() as probe:  # a free port, so that stages run beside each other on one machine
             probe.bind(("127.0.0.1", 0))
@@ -44,7 +54,7 @@ def start() -> torch.device:
     if not gpu:
         # DeepSpeed would compile a shared-memory all-reduce for minutes; gloo does the same work.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend="nccl" if gpu else "gloo", verbose=False)
+    deepspeed.init_distributed(dist_backend=BACKENDS["cuda" if gpu else "cpu"], verbose=False)
     if gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         return torch.device("cuda", torch.cuda.current_device())
@@ -61,6 +71,27 @@ def world_size() -> int:
     return dist.get_world_size()
 
 
+def backends() -> dict[str, str]:
+    """The process group's backends by kind of device."""
+    return dict(entry.split(":") for entry in dist.get_backend_config().split(","))
+
+
+def _shared(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor that goes through the process group; looked at in a world of one, too, so that a run on one device finds it.
+
+    Raises:
+        RuntimeError: its device has no backend in the group.
+    """
+    if tensor.device.type not in backends():
+        raise RuntimeError(f"a tensor on {tensor.device} cannot go through a process group of {backends()}")
+    return tensor
+
+
+def wait() -> None:
+    """Until all ranks are here."""
+    largest(0, torch.device("cpu"))
+
+
 def agree(flag: bool, device: torch.device) -> bool:
     """True on every rank if it is true on any."""
     return bool(largest(int(flag), device))
@@ -68,33 +99,34 @@ def agree(flag: bool, device: torch.device) -> bool:
 
 def from_first(value: int, device: torch.device) -> int:
     """Rank 0's value, on every rank."""
+    tensor = _shared(torch.tensor(value, device=device))
     if world_size() == 1:
         return value
-    tensor = torch.tensor(value, device=device)
     dist.broadcast(tensor, src=0)
     return int(tensor.item())
 
 
 def largest(value: int, device: torch.device) -> int:
     """The largest of all ranks' values, on every rank."""
+    tensor = _shared(torch.tensor(value, device=device))
     if world_size() == 1:
         return value
-    tensor = torch.tensor(value, device=device)
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return int(tensor.item())
 
 
 def total(value: float, device: torch.device) -> float:
     """Sum over ranks."""
+    tensor = _shared(torch.tensor(value, device=device, dtype=torch.float64))
     if world_size() == 1:
         return value
-    tensor = torch.tensor(value, device=device, dtype=torch.float64)
     dist.all_reduce(tensor)
     return tensor.item()
 
 
 def gather(tensor: torch.Tensor) -> list[torch.Tensor]:
     """This tensor from every rank."""
+    _shared(tensor)
     if world_size() == 1:
         return [tensor]
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
@@ -102,16 +134,16 @@ def gather(tensor: torch.Tensor) -> list[torch.Tensor]:
     return parts
 
 
-def stop() -> None:
-    """Leave the process group, and the process: a stage's last act, when all that it made is on disk. It does not come back.
+def stop(code: int = 0) -> NoReturn:
+    """Leave the process group, and the process: a stage's last act, when all that it made is on disk.
 
     All ranks leave together, because torchrun ends the others when one dies, on its way out too.  And they leave without
     shutting the interpreter down: gloo's threads live as long as DeepSpeed holds the group, and one that gives a tensor back
     during the shutdown aborts the process (https://github.com/pytorch/pytorch/pull/179291), also one that is alone.
     """
-    dist.barrier()
+    wait()
     dist.destroy_process_group()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)

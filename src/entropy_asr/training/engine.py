@@ -95,6 +95,9 @@ class Engine:
                 "gradient_accumulation_steps": schedule.accumulation,
                 "gradient_clipping": config.gradient_clip,
                 "bf16": {"enabled": config.precision == "bf16"},
+                # In bf16 a sum of gradients, over micro-batches or processes, would lose those that are small beside it.
+                "data_types": {"grad_accum_dtype": "fp32"},
+                "communication_data_type": "fp32",
                 # Copying gradients to one buffer saves GPU memory; for a small model on a CPU it is a fifth of the step.
                 "zero_optimization": {"stage": 2, "overlap_comm": gpu, "contiguous_gradients": gpu},
                 "zero_allow_untested_optimizer": True,
@@ -152,6 +155,18 @@ class Engine:
         norm = self.engine.get_global_grad_norm()
         return float(norm) if norm is not None else math.nan
 
+    def restore_full_precision(self) -> None:
+        """Put the float32 master weights into rank 0's module, on the CPU, for its artifact; training is over. Collective.
+
+        In bf16 the module holds roundings of them, and a stage that goes on from the artifact would start from these.
+        """
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        for parameter in self.trainable.values():
+            weight = safe_get_full_fp32_param(parameter)
+            if distributed.rank() == 0:
+                parameter.data = weight.to("cpu", copy=True)
+
     # -- state ---------------------------------------------------------------------------------------------------------
 
     def save(self, path: Path, counters: dict[str, Any], extra: dict[str, Tensor]) -> None:
@@ -174,8 +189,7 @@ class Engine:
         counters = {**counters, "optimiser_step": int(self._states()[0]["step"])}
         if writes:
             write_tensors(path, tensors, {"counters": json.dumps(counters)})
-        if distributed.world_size() > 1:
-            torch.distributed.barrier()
+        distributed.wait()
 
     def load(self, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Take up a saved state; returns the counters and the `extra` tensors."""

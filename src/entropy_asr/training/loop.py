@@ -10,8 +10,9 @@ import math
 import os
 import resource
 import shutil
-import signal
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,16 +26,22 @@ from torch import Tensor
 from entropy_asr.errors import InputError
 from entropy_asr.models.attention import llm_attention
 from entropy_asr.models.flops import matmul_rate
+from entropy_asr.signals import EXIT_INTERRUPTED, handle_stop
 from entropy_asr.training import distributed
 from entropy_asr.training.engine import Engine, write_tensors
 from entropy_asr.training.state import RunningState
+from entropy_asr.training.validation import Validation
 
 log = logging.getLogger(__name__)
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved, run me again
 
 
 class Monitor(Protocol):
-    """Looks at the module after optimiser steps and may end the run (pretraining's CKA)."""
+    """Looks at the module after optimiser steps and may end the run (pretraining's CKA).
+
+    every: steps between two looks; a run that it ends takes at least as many.
+    """
+
+    every: int
 
     def after_step(self, step: int) -> bool: ...
 
@@ -62,13 +69,6 @@ class Counters:
     cpu_seconds: float = 0.0
 
 
-class Interrupted(SystemExit):
-    """Asked to stop; the state is saved."""
-
-    def __init__(self) -> None:
-        super().__init__(EXIT_INTERRUPTED)
-
-
 class Trainer:
     """Runs an engine up to a step.
 
@@ -80,6 +80,7 @@ class Trainer:
         state: where the running state lies.
         log_path: train.jsonl, a line a log step; the same goes to TensorBoard files in `tensorboard` beside it.
         monitor: may end the run early.
+        validation: loss on held-out data, logged as `valid_loss`; None: there is no such data.
     """
 
     def __init__(
@@ -90,9 +91,11 @@ class Trainer:
         log_path: Path,
         stage: str,
         monitor: Monitor | None = None,
+        validation: Validation | None = None,
     ) -> None:
         self.engine, self.batches = engine, batches
         self.state, self.log_path, self.stage, self.monitor = state, log_path, stage, monitor
+        self.validation = validation
         self.counters = Counters()
         self.interrupted = False
         self.started_at_step = 0
@@ -101,7 +104,11 @@ class Trainer:
         self.tensorboard: EventsWriter | None = None
 
     def resume(self, initial: Path | None = None) -> None:
-        """Take up the newest running state, else `initial` (the state that an earlier part of the same run ended with)."""
+        """Take up the newest running state, else `initial` (the state that an earlier part of the same run ended with).
+
+        From here on a request to stop is noted, and answered after a step.
+        """
+        handle_stop(self._on_signal)
         saved = self.state.open(self.engine.device)
         if saved or initial:
             self.restore(saved or initial)
@@ -157,14 +164,13 @@ class Trainer:
     def run(self) -> str:
         """Train to the schedule's last step, or until the monitor ends it; returns "last_step" or "monitor".
 
+        Asked to stop (`entropy_asr.signals`), it saves and ends the process with EXIT_INTERRUPTED.
+
         Raises:
-            Interrupted: SIGTERM or SIGUSR1 came; the state is saved.
             RuntimeError: too many batches gave a loss that is not finite.
             InputError: the largest batch does not fit in the GPU's memory.
         """
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._on_signal)
-        counters, schedule, config = self.counters, self.engine.schedule, self.engine.config
+        counters, config = self.counters, self.engine.config
         self._probe_memory()
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self.matmul_rate = matmul_rate(self.engine.device, dtype)
@@ -177,10 +183,27 @@ class Trainer:
             llm_attention(config.precision),
             self.matmul_rate / 1e12,
         )
-        loader = self.batches.loader(counters.position, config.workers)
+        if distributed.agree(self.interrupted, self.engine.device):
+            log.warning("%s: asked to stop, no step taken since %d; exit %d", self.stage, counters.step, EXIT_INTERRUPTED)
+            distributed.stop(EXIT_INTERRUPTED)
+        with closing(self.batches.loader(counters.position, config.workers)) as loader:
+            ended_by = self._steps(loader)
+        if ended_by == "asked":
+            log.warning("%s: asked to stop; saved at step %d, exit %d", self.stage, counters.step, EXIT_INTERRUPTED)
+            distributed.stop(EXIT_INTERRUPTED)
+        if distributed.rank() == 0:
+            self.state.check_owner()  # the artifact comes next
+            if self._log_file().exists():
+                self.log_path.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self._log_file(), self.log_path)
+        return ended_by
+
+    def _steps(self, loader: Iterator[Any]) -> str:
+        """The loop; returns why it ended: "last_step", "monitor", or "asked" to stop, with the state saved."""
+        counters, schedule, config = self.counters, self.engine.schedule, self.engine.config
         self.started_at_step = counters.step
+        save_every = self.save_every()
         window = _Window()
-        ended_by = "last_step"
         while counters.step < schedule.steps:
             lr = self.engine.set_lr(counters.step)
             begun, cpu_begun = time.monotonic(), time.process_time()
@@ -196,26 +219,27 @@ class Trainer:
             counters.wall_seconds += time.monotonic() - begun
             counters.cpu_seconds += time.process_time() - cpu_begun
             done = counters.step == schedule.steps
-            if counters.step % config.log_every == 0 or done:
-                self._report(window, lr)
+            ends = self.monitor is not None and self.monitor.after_step(counters.step) and not done
+            valid = self.validation is not None and (counters.step % config.validate_every == 0 or done or ends)
+            measured = {"valid_loss": round(self.validation.loss(), 6)} if valid else {}
+            if counters.step % config.log_every == 0 or done or valid:
+                self._report(window, lr, measured)
                 window = _Window()
-            if self.monitor is not None and self.monitor.after_step(counters.step) and not done:
-                ended_by = "monitor"
-                break
+            if ends:
+                return "monitor"
             # One number that all ranks agree on: 2 asked to stop, 1 time to save.
-            due = counters.step % config.save_every == 0 or time.monotonic() - self.saved_at > 60 * config.save_minutes
+            due = counters.step % save_every == 0 or time.monotonic() - self.saved_at > 60 * config.save_minutes
             wish = distributed.largest(2 if self.interrupted else int(due and not done), self.engine.device)
             if wish:
                 self._save_running()
             if wish == 2:
-                log.warning("%s: asked to stop; saved at step %d, exit %d", self.stage, counters.step, EXIT_INTERRUPTED)
-                raise Interrupted
-        if distributed.rank() == 0:
-            self.state.check_owner()  # the artifact comes next
-            if self._log_file().exists():
-                self.log_path.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self._log_file(), self.log_path)
-        return ended_by
+                return "asked"
+        return "last_step"
+
+    def save_every(self) -> int:
+        """Steps between two saves: `engine.save_every`, but at most a quarter of the fewest steps that this run can take."""
+        fewest = min([self.engine.schedule.steps, *([self.monitor.every] if self.monitor else [])])
+        return min(self.engine.config.save_every, max(1, fewest // 4))
 
     def _probe_memory(self) -> None:
         """Try the largest batch first: running out of memory after days of training would be a waste.
@@ -251,7 +275,7 @@ class Trainer:
         self.engine.backward_and_step(loss)
         return loss.item(), {name: float(value) for name, value in numbers.items()}, batch
 
-    def _report(self, window: "_Window", lr: float) -> None:
+    def _report(self, window: "_Window", lr: float, measured: dict[str, float]) -> None:
         if distributed.rank() != 0:
             return
         counters = self.counters
@@ -261,6 +285,7 @@ class Trainer:
             "step": counters.step,
             "last_step": self.engine.schedule.steps,
             **window.means(),
+            **measured,
             "lr": lr,
             "gradient_norm": self.engine.gradient_norm(),
             "audio_seconds_per_second": round(rate, 2),
@@ -278,11 +303,13 @@ class Trainer:
         self.tensorboard.write_event(Event(wall_time=line["time"], step=counters.step, summary=Summary(value=shown)))
         self.tensorboard.flush()
         log.info(
-            "%s step %d/%d  loss %.4f  lr %.2e  grad %.2f  audio %.0f s/s  MFU %.0f%%  padding %.1f%%  memory %.1f GiB  left %s",
+            "%s step %d/%d  loss %.4f%s  lr %.2e  grad %.2f  audio %.0f s/s  MFU %.0f%%  padding %.1f%%  "
+            "memory %.1f GiB  left %s",
             self.stage,
             counters.step,
             self.engine.schedule.steps,
             line["loss"],
+            f" (dev {measured['valid_loss']:.4f})" if measured else "",
             lr,
             line["gradient_norm"],
             rate,
