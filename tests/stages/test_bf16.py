@@ -48,8 +48,9 @@ class Stages:
         command = [sys.executable, "-m", f"entropy_asr.stages.{module}", *line.split()]
         done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        losses = [json.loads(line)["loss"] for line in (out / "train.jsonl").read_text().splitlines()]
-        assert len(losses) == 2 and all(0 < loss < 100 for loss in losses)
+        lines = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
+        assert len(lines) == 2 and all(0 < line["loss"] < 100 for line in lines)
+        assert "--dev" not in words or 0 < lines[-1]["valid_loss"] < 100
         (artifact,) = (path for path in out.glob("*.safetensors") if path.name != "training_state.safetensors")
         return load_file(artifact)
 
@@ -60,7 +61,9 @@ class Stages:
 
     def system(self, name: str, module: str, words: str) -> dict[str, torch.Tensor]:
         encoder = self.folder / "phoneme/encoder.safetensors"
-        return self.run(name, module, module, f"--train {self.tones} --encoder {encoder} --lm {self.folder / 'lm'} {words}")
+        return self.run(
+            name, module, module, f"--train {self.tones} --dev {self.tones} --encoder {encoder} --lm {self.folder / 'lm'} {words}"
+        )
 
 
 @pytest.fixture(scope="module")
