@@ -13,10 +13,13 @@ While a job runs, `.<name>.begun` lies beside its first output.  A job that was 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import signal
 import socket
+import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
@@ -160,6 +163,22 @@ class Begun:
         except PermissionError:
             return True
         return True
+
+
+def stop_jobs(results: Path) -> int:
+    """Ask the jobs that run on this host to stop, as Ctrl-C in a terminal does; returns how many there are."""
+    jobs = [job for job in read_begun(results) if job.alive]
+    rows = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout.split()
+    children: dict[int, list[int]] = {}
+    for process, parent in zip(rows[::2], rows[1::2], strict=True):
+        children.setdefault(int(parent), []).append(int(process))
+    for job in jobs:
+        below = list(children.get(job.process, []))
+        for process in below:
+            below += children.get(process, [])
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGTERM)
+    return len(jobs)
 
 
 @dataclass

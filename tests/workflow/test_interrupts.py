@@ -1,4 +1,4 @@
-"""Ctrl-C and kill while a stage trains (`make test-faults`): its state is saved, the next call knows that it did not end, and goes on.
+"""Ctrl-C and kill while a stage trains (`make test-faults`): it saves, the next call knows that it did not end, and goes on.
 
 A finished system is trained again with `-R joint_sft --until joint_sft`, and stopped in each way that a person has.
 """
@@ -109,13 +109,8 @@ def test_a_stopped_stage_goes_on_where_it_was(stop: Callable[[subprocess.Popen],
     wait_for(lambda: not trainers(run), 60, "the stage ends")
     saved = max((int(path.stem.removeprefix("state-")) for path in (run / STATE).glob("state-*.safetensors")), default=0)
     assert before + 10 < saved < STEPS, (run / "log").read_text()[-3000:]
-    status = subprocess.run(
-        [sys.executable, "-m", "entropy_asr.cli", "status", str(run)],
-        env=ENVIRONMENT | {"COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    shown = [sys.executable, "-m", "entropy_asr.cli", "status", str(run)]
+    status = subprocess.run(shown, env=ENVIRONMENT | {"COLUMNS": "200"}, capture_output=True, text=True, check=True)
     assert re.search(r"systems/no_ia_sft/seed-1/joint_sft.*stopped", status.stdout), status.stdout
     if stop is not kill:  # nobody is left to say it
         said = (run / "log").read_text()

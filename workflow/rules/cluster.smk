@@ -1,5 +1,6 @@
 # What a Slurm site adds to all rules; what is looked at before the first job; what is said at the end. Included last.
 import shlex
+import signal
 import sys
 
 from entropy_asr.files import atomic_write
@@ -10,6 +11,14 @@ for site_rule in workflow.rules:
         site_rule.resources[name] = value
 
 
+def stop_local_jobs(number, frame):
+    """Ctrl-C: the jobs save and end, then snakemake does. Again: nothing more, because a job that saves needs its time."""
+    count = records.stop_jobs(Path("results"))
+    logger.info(f"asked to stop: {count} job(s) save and end; kill -9 would lose what they have not saved")
+    signal.signal(signal.SIGINT, lambda number, frame: logger.info("asked to stop already; waiting for jobs to save"))
+    raise KeyboardInterrupt
+
+
 onstart:
     # Only the coordinator comes here, not the snakemake inside of a job.
     if workflow.executor_plugin.name == "slurm":
@@ -18,6 +27,8 @@ onstart:
             cluster.requeue_preempted(Path.cwd())
         except InputError as error:
             raise WorkflowError(str(error))
+    else:
+        signal.signal(signal.SIGINT, stop_local_jobs)
     atomic_write("results/config/experiment", CONFIG.name + "\n")
     logger.info(f"experiment '{CONFIG.name}': results go to {Path.cwd() / 'results'}")
 
