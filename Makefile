@@ -23,7 +23,7 @@ study: $(READY)  ## all seven arms, three seeds, at the default scale: hours; it
 test: $(READY)
 	$(RUN) pytest -n $(CORES) --dist loadfile
 
-test-faults: $(READY)  ## every stage killed again and again, about 40 minutes
+test-faults: $(READY)  ## every stage killed again and again, about 30 minutes
 	$(RUN) pytest -m faults
 
 test-arms: $(READY)  ## a smoke run of all seven arms, about 5 minutes
