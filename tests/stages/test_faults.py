@@ -1,8 +1,8 @@
 """The long fault test (`make test-faults`): every stage of a smoke run dies again and again, and ends as if it had not.
 
 One process and two, with loading processes and without, and each dies four times: SIGKILL to the whole process group, SIGKILL to
-one rank, SIGTERM and SIGINT to every process, each at a random moment after the attempt has started to train.  States are saved at
-every step, so most deaths hit a save in flight.
+one rank, SIGTERM and SIGINT to every process, each at a random moment after the attempt has started to train.  States are saved
+at every step, so most deaths hit a save in flight.
 """
 
 import json
