@@ -213,7 +213,7 @@ def test_one_of_two_processes_dies_then_resumed_is_uninterrupted(job, workers: i
 
 
 def test_the_validation_loss_is_logged_and_leaves_training_alone(job, tmp_path: Path) -> None:
-    run(job("once"))
+    run(job("once", engine={"validate_every": 1000}))
     process = start_until_saved(job("often", engine={"validate_every": 4, "log_every": 3}), tmp_path / "state/often")
     process.kill()
     process.wait()
