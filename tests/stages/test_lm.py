@@ -68,7 +68,8 @@ def test_a_packed_model_is_a_pretrained_folder_for_another_run(trained: Path, tm
 def test_its_hash_stands_for_it(trained: Path, tmp_path: Path) -> None:
     """lm.json is an input of later stages: another model makes it another file."""
     made = trained / "project/results/text/lm"
-    assert read_json(made / "lm.json") == {"pretrained": None, "revision": None, "sha256": sha256(made / "model.safetensors")}
+    hashes = {name: sha256(made / name) for name in ("config.json", "model.safetensors", "tokenizer.json")}
+    assert read_json(made / "lm.json") == {"pretrained": None, "revision": None, "sha256": hashes}
 
 
 def test_no_sentence_is_held_out_and_trained_on() -> None:

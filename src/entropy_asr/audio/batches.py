@@ -15,6 +15,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -336,15 +337,21 @@ def load_in_order(batches: Any, start: Position, workers: int) -> Iterator[Any]:
             for made in loaded:
                 start, deaths = (made[-1] if isinstance(made, list) else made).position, 0
                 yield made
-        except RuntimeError as error:
+        except (RuntimeError, OSError, EOFError) as error:
+            # PyTorch sees the death itself, or a batch of the dead process cannot be fetched any more.
             deaths += 1
-            if "exited unexpectedly" not in str(error) or deaths > MAX_DEATHS:
+            if deaths > MAX_DEATHS or not any(_ended(worker) for worker in mine):
                 raise
-            log.warning("%s; the loading processes are started again", error)
+            log.warning("a loading process died (%s: %s); all are started again", type(error).__name__, error)
         finally:
             del loaded  # asks them to end
             for worker in mine:  # they ignore SIGTERM, and this process would wait for one that hangs
                 worker.kill()
+
+
+def _ended(process: BaseProcess) -> bool:
+    process.join(0.2)  # its connections close a moment earlier
+    return not process.is_alive()
 
 
 def evaluation_batches(cuts: CutSet, features: Features, max_duration: float) -> Iterator[tuple[list, Tensor, Tensor]]:
