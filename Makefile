@@ -13,11 +13,11 @@ reproduce: $(READY)  ## the default scale (mini), from audio to report
 	$(RUN) entropy-asr show results
 
 smoke: $(READY)  ## the same workflow, a few minutes, its own results in runs/smoke
-	$(RUN) snakemake --cores $(CORES) --configfile config/smoke.yaml all
+	$(RUN) snakemake --cores $(CORES) all --configfile config/smoke.yaml
 	$(RUN) entropy-asr show runs/smoke/results
 
 study: $(READY)  ## all seven arms, three seeds, at the default scale: hours; its own results in runs/study
-	$(RUN) snakemake --cores $(CORES) --configfile config/mini.yaml config/study.yaml all
+	$(RUN) snakemake --cores $(CORES) all --configfile config/mini.yaml config/study.yaml
 	$(RUN) entropy-asr show runs/study/results
 
 test: $(READY)

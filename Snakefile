@@ -1,7 +1,7 @@
 # The experiment: which file is made from which. Logic is in src/entropy_asr; the scale is in config/*.yaml.
 #
 #   snakemake --cores 2 results/tables/main.csv                                            the default scale, mini
-#   snakemake --cores 2 --configfile config/smoke.yaml all                                 another scale, in runs/smoke
+#   snakemake --cores 2 all --configfile config/smoke.yaml                                 another scale, in runs/smoke
 #   snakemake --profile slurm results/tables/main.csv                                      the paper's scale, on a cluster, in runs/paper
 import os
 

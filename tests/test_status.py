@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -30,7 +29,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             json.dumps({"step": step, "last_step": 100, "time": 1000.0 + 2 * step}) + "\n" for step in (48, 49, 50)
         ),
         "results/logs/pretrain/phoneme/seed-1/part-1.log": "step 50\n  warnings.warn(\nRuntimeError: broken\n",
-        MARK: "\n".join(["another-host", "17", "pretrain_part", LOG, f"{PART}/encoder.safetensors", "--", "config.json", ""]),
+        MARK: "\n".join(
+            ["another-host", "17", "/elsewhere", "pretrain_part", LOG, f"{PART}/encoder.safetensors", "--", "config.json", ""]
+        ),
     }.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
@@ -57,8 +58,10 @@ def test_a_stage_that_nobody_goes_on_with_has_stopped(run: Path, capsys: pytest.
 def test_a_stage_whose_process_died_on_this_host_has_stopped_at_once(run: Path) -> None:
     """Without Slurm, as after `kill -9`: the log is fresh, but the process is gone."""
     words = (run / MARK).read_text().splitlines()
-    with subprocess.Popen(["bash", "-c", "sleep 60; :", words[4]]) as process:  # as the shell of a job names its output
-        (run / MARK).write_text("\n".join([socket.gethostname(), str(process.pid), *words[2:], ""]))
+    with subprocess.Popen(["bash", "-c", "sleep 60; :", words[5]], cwd=run) as process:  # as the shell of a job names its output
+        (run / MARK).write_text("\n".join([os.uname().nodename, str(process.pid), "/elsewhere", *words[3:], ""]))
+        assert run_status(run)[1].state == "stopped", "the process of a copy of this folder"
+        (run / MARK).write_text("\n".join([os.uname().nodename, str(process.pid), str(run), *words[3:], ""]))
         assert run_status(run)[1].state == "running"
         process.kill()
     row = run_status(run)[1]

@@ -95,7 +95,7 @@ def show(results: Path = typer.Argument(Path("results"))) -> None:
 
     path = results / "tables" / "main.csv"
     if not path.is_file():
-        raise InputError(f"{path} does not exist; run `make reproduce`, or snakemake {path}")
+        raise InputError(f"{path} does not exist; `make reproduce`, or snakemake with your config, makes it")
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     table = Table("arm", "seed", "test set", "metric", "%", "real-time factor", "speech", title=str(path))

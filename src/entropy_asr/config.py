@@ -558,7 +558,9 @@ class Resources(Section):
 class Config(Section):
     """An experiment."""
 
-    name: str = Field("paper", description="name of the scale")
+    name: str = Field(
+        "paper", description="name of the experiment: results lie in runs/<name>, those of mini in the repository itself"
+    )
     seeds: list[int] = Field([1], min_length=1, description="one full run each")
     arms: list[str] = Field(
         ["ours", "no_ia_sft"],
@@ -593,6 +595,12 @@ class Config(Section):
     peers: dict[str, Peer] = Field(default_factory=dict, description="other systems to measure, by the name of their row")
     metrics: Metrics = Field(default_factory=Metrics)
     resources: Resources = Field(default_factory=Resources)
+
+    @model_validator(mode="after")
+    def _name_is_a_folder(self) -> "Config":
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", self.name):
+            raise ValueError(f"name: {self.name!r} names the folder of the results: letters, digits and ._- only")
+        return self
 
     @model_validator(mode="after")
     def _quality_knows_the_fastest_speed(self) -> "Config":

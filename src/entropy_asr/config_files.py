@@ -11,9 +11,12 @@ An experiment may be several files, each laid over those before it, as Snakemake
     entropy-asr config check config/mini.yaml config/study.yaml
 """
 
+import gzip
 import hashlib
 import json
 import os
+import re
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,10 +24,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from entropy_asr.config import Config, Corpus
+from entropy_asr.config import Config, Corpus, Llm
 from entropy_asr.errors import InputError, did_you_mean
 from entropy_asr.files import sha256
-from entropy_asr.records import folder_digest
+from entropy_asr.records import Digests, files_in, listing_digest
 from entropy_asr.versions import NORMALIZER_VERSION, PHONEMES_VERSION, STAGE_VERSIONS
 
 # What each stage may read. A change in any other section does not run the stage again.
@@ -74,7 +77,7 @@ def stage_names(config: Config) -> list[str]:
     ]
 
 
-def stage_json(config: Config, stage: str, repo: Path = Path()) -> str:
+def stage_json(config: Config, stage: str, repo: Path = Path(), digests: Digests | None = None) -> str:
     """The sections of one stage, and what else it is made by, as canonical JSON.
 
     A stage of the small LLM finds its section under the name `llm`: the same code makes both.
@@ -82,35 +85,38 @@ def stage_json(config: Config, stage: str, repo: Path = Path()) -> str:
     Args:
         stage: of `stage_names`.
         repo: the repository as seen from the working directory; paths in a config are relative to it.
+        digests: of files outside the workflow, as far as they are known; what is found out is added.
     """
+    digests = Digests() if digests is None else digests
     kind, _, name = stage.partition(".")
     sections = {key.removeprefix("small_"): getattr(config, key).model_dump(mode="json") for key in STAGE_SECTIONS[kind]}
     if "augment" in sections:
         sections["augment"]["noise_folders"] = [_in(repo, folder) for folder in config.augment.noise_folders]
-    sections[MADE_BY] = _made_by(config, kind, name, repo)
+    sections[MADE_BY] = _made_by(config, kind, name, repo, digests)
     return json.dumps(sections, indent=1, sort_keys=True, ensure_ascii=False)
 
 
-def _made_by(config: Config, kind: str, name: str, repo: Path) -> dict[str, Any]:
+def _made_by(config: Config, kind: str, name: str, repo: Path, digests: Digests) -> dict[str, Any]:
     """What defines a stage's outputs beside its sections and the workflow's own files."""
     data = config.data
     splits = {"train": data.train, "dev": data.dev}
     tests = {test: data.test[test].model_dump(mode="json") for test in sorted(data.test)}
     normalizer, phonemes = {"normalizer": NORMALIZER_VERSION}, {"phonemes": PHONEMES_VERSION}
-    pretrain = {**splits, **_noise(config, repo)}
+    pretrain = {**splits, **_noise(config, repo, digests)}
     facts: dict[str, Any] = {
         "unpack": {"max_utterances": config.quality.max_utterances},
         "phonemes": phonemes,
         "feature_stats": {"train": data.train},
         "units": {"train": data.train},
         "tokenizer": {"text": data.lm_text, **normalizer},
-        "lm": {"text": data.lm_text, **normalizer, **phonemes},
+        "lm": {"text": data.lm_text, **_model(config.llm, repo, digests), **normalizer, **phonemes},
+        "small_lm": {"text": data.lm_text, **_model(config.small_llm, repo, digests), **normalizer, **phonemes},
         "pretrain": pretrain,
         "metrics": {**splits, "test": tests, "aligner_seed": config.seeds[0]},
         "score": normalizer,
         "report": {**_compared(config), "test": tests, **normalizer},
     }
-    facts["small_tokenizer"], facts["small_lm"], facts["pretrain_attention"] = facts["tokenizer"], facts["lm"], pretrain
+    facts["small_tokenizer"], facts["pretrain_attention"] = facts["tokenizer"], pretrain
     facts |= dict.fromkeys(("align", "ia_sft", "joint_sft", "joint_sft_alone"), pretrain)
     if kind == "manifests" and name:
         facts[kind] = {**_corpus(data.corpora[name], repo), **normalizer, **phonemes}
@@ -120,7 +126,7 @@ def _made_by(config: Config, kind: str, name: str, repo: Path) -> dict[str, Any]
         facts[kind] = tests[name]
     elif kind == "peer" and name:
         peer = config.peers[name]
-        facts[kind] = {"peer": peer.model_dump(mode="json"), **_folder(repo, peer.path)}
+        facts[kind] = {"peer": peer.model_dump(mode="json"), "files": _times(_in(repo, peer.path), ())}
     version = STAGE_VERSIONS.get(kind.removeprefix("small_").split("_attention")[0].removesuffix("_alone"))
     code = {"code": _source_digest(SOURCES[kind])} if kind in SOURCES else {}
     return {**facts.get(kind, {}), **({"version": version} if version else {}), **code}
@@ -134,20 +140,45 @@ def _corpus(corpus: Corpus, repo: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"corpus": corpus.model_dump(mode="json")}
     if corpus.kind == "jsonl":
         folder = Path(_in(repo, corpus.path))
-        listings = [path for split in corpus.splits for path in sorted(folder.glob(f"{split}.jsonl*"))]
-        facts |= {"listings": {path.name: sha256(path) for path in listings}, **_folder(repo, corpus.path)}
+        listings = [path for split in corpus.splits for path in sorted(folder.glob(f"{split}.jsonl*")) if path.is_file()]
+        facts["listings"] = {path.name: sha256(path) for path in listings}
+        facts["files"] = _times(str(folder), tuple(map(str, listings)))
     return facts
 
 
-def _noise(config: Config, repo: Path) -> dict[str, Any]:
-    folders = {folder: _folder(repo, folder).get("files") for folder in config.augment.noise_folders}
+@cache
+def _times(folder: str, listings: tuple[str, ...]) -> str | None:
+    """Digest of names, sizes and times of the files in a folder, and of audio elsewhere that listings name; None without it."""
+    if not Path(folder).is_dir():
+        return None
+    elsewhere: set[str] = set()
+    for path in listings:
+        with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
+            named = {name.decode() for line in file for name in re.findall(rb'"audio"\s*:\s*"((?:/|\.\./)[^"]*)"', line)}
+        elsewhere |= {os.path.join(folder, name) for name in named}
+    return listing_digest([*sorted(files_in(folder)), *sorted(elsewhere)], folder)
+
+
+def _noise(config: Config, repo: Path, digests: Digests) -> dict[str, Any]:
+    """Contents of the folders of recorded noise."""
+    folders = {folder: _contents(_in(repo, folder), digests) for folder in config.augment.noise_folders}
     return {"noise": folders} if folders else {}
 
 
-def _folder(repo: Path, path: str) -> dict[str, str]:
-    """The digest of a folder outside the workflow; nothing where there is none."""
-    folder = Path(_in(repo, path))
-    return {"files": folder_digest(folder)} if folder.is_dir() else {}
+def _model(llm: Llm, repo: Path, digests: Digests) -> dict[str, Any]:
+    """Contents of a pretrained language model's folder; a model known by its name has none."""
+    folder = _in(repo, llm.pretrained) if llm.pretrained else ""
+    return {"folder": _contents(folder, digests)} if Path(folder).is_dir() and folder else {}
+
+
+def _contents(folder: str, digests: Digests) -> str | None:
+    return digests.contents(folder) if Path(folder).is_dir() else None
+
+
+def missing_folders(config: Config, repo: Path = Path()) -> list[str]:
+    """Folders of recorded corpora and of noise that a config names and that are not there, as seen from the working directory."""
+    named = [corpus.path for corpus in config.data.corpora.values() if corpus.kind == "jsonl"]
+    return [_in(repo, path) for path in [*named, *config.augment.noise_folders] if not Path(_in(repo, path)).is_dir()]
 
 
 def _compared(config: Config) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from entropy_asr.signals import stop_with_coordinator
+
 EXIT_INPUT = 2
 
 
@@ -21,7 +23,11 @@ class InputError(ValueError):
 
 @contextmanager
 def friendly_exit() -> Iterator[None]:
-    """Turn an :class:`InputError` inside the block into its message on stderr and exit status 2."""
+    """Turn an :class:`InputError` inside the block into its message on stderr and exit status 2.
+
+    Around every command: one that a rule started also ends with the snakemake behind it.
+    """
+    stop_with_coordinator()
     try:
         yield
     except InputError as error:

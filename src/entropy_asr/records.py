@@ -8,7 +8,7 @@ files' times accordingly: outputs of a stale job become older than its inputs, o
 While a job runs, `.<name>.begun` lies beside its first output.  A job that was interrupted leaves it there, and runs again.
 
     record align LOG results/…/align/model.safetensors -- results/config/align.json …   # how the shell of a rule begins
-    python -m entropy_asr.records results/…/align/.model.safetensors.begun              # how it ends, if the job succeeded
+    python -m entropy_asr.records results/…/align/.model.safetensors.begun $$           # how it ends, if the job succeeded
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ import contextlib
 import hashlib
 import json
 import os
-import signal
-import socket
-import subprocess
+import shlex
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from entropy_asr.errors import InputError
+from entropy_asr.files import atomic_write
+
 STALE_TIME = 1.0  # seconds after the epoch: older than any input
+CLOCK_SKEW = 60.0  # seconds that a file server's clock may be ahead
 RECORD, BEGUN = ".record.json", ".begun"
 MEMORY = ".hashes.json"  # in the results folder: digests of files that no job made
 WITHOUT_ARTIFACTS = ("state", "logs", "benchmarks")  # folders of the results folder
@@ -35,13 +38,13 @@ WITHOUT_ARTIFACTS = ("state", "logs", "benchmarks")  # folders of the results fo
 # Stages stop when the process that wanted them, Snakemake's, is gone (training.loop).
 SHELL = r"""
 record() {
-  BEGUN="$(dirname "$3")/.$(basename "$3").begun"; export ENTROPY_ASR_COORDINATOR="$HOSTNAME $PPID"
-  mkdir -p "$(dirname "$3")"; printf '%s\n' "$HOSTNAME" "$$" "$@" > "$BEGUN"
+  BEGUN="$(dirname "$3")/.$(basename "$3").begun"; export ENTROPY_ASR_COORDINATOR="$(uname -n) $PPID"
+  mkdir -p "$(dirname "$3")"; printf '%s\n' "$(uname -n)" "$$" "$PWD" "$@" > "$BEGUN"
   trap 'end_record $?' EXIT
 }
 end_record() {
   trap - EXIT
-  if [ "$1" -eq 0 ]; then python -m entropy_asr.records "$BEGUN" || exit 1; fi
+  if [ "$1" -eq 0 ]; then python -m entropy_asr.records "$BEGUN" "$$" || exit 1; fi
   exit "$1"
 }
 """
@@ -64,23 +67,35 @@ def text_digest(text: str) -> str:
 
 def folder_digest(folder: str | Path, times: bool = True) -> str:
     """SHA-256 of the names, sizes and (with `times`) modification times of all files in a folder, except hidden ones."""
+    return listing_digest(sorted(files_in(folder)), str(folder), times)
+
+
+def files_in(folder: str | Path) -> Iterator[str]:
+    """Paths of all files in a folder, linked folders included, hidden ones not."""
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (os.path.join(root, name) for name in names if not name.startswith("."))
+
+
+def listing_digest(paths: Iterable[str], start: str, times: bool = True) -> str:
+    """SHA-256 of the names (as seen from `start`), sizes and modification times of files; one that is not there has none."""
     listed = hashlib.sha256()
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(name for name in names if not name.startswith(".")):
-            path = os.path.join(root, name)
+    for path in paths:
+        try:
             facts = os.stat(path)
-            time_ns = facts.st_mtime_ns if times else 0
-            listed.update(f"{os.path.relpath(path, folder)}\0{facts.st_size}\0{time_ns}\n".encode())
+            seen = f"{facts.st_size}\0{facts.st_mtime_ns if times else 0}"
+        except OSError:
+            seen = "missing"
+        listed.update(f"{os.path.relpath(path, start)}\0{seen}\n".encode())
     return listed.hexdigest()
 
 
 @dataclass
 class Digests:
-    """SHA-256 of files by path, computed once: remembered while a file's size and time stay the same."""
+    """SHA-256 of files by path, computed once: remembered while a file's size, time and place on disk stay the same."""
 
     known: dict[str, list[Any]] = field(default_factory=dict)
-    """path: [digest, bytes, modification time in ns]"""
+    """path: [digest, bytes, modification time in ns, inode]"""
 
     def of(self, path: str) -> str | None:
         """The digest of a file, or of the names and sizes in a folder; None where there is nothing."""
@@ -90,27 +105,34 @@ class Digests:
             return None
         seen = self.known.get(path)
         if os.path.isdir(path):
-            self.known[path] = [folder_digest(path, times=False), 0, 0]
-        elif seen is None or seen[1:] != [facts.st_size, facts.st_mtime_ns]:
+            self.known[path] = [folder_digest(path, times=False), 0, 0, 0]
+        elif seen is None or seen[1:] != [facts.st_size, facts.st_mtime_ns, facts.st_ino]:
             with open(path, "rb") as file:
-                self.known[path] = [hashlib.file_digest(file, "sha256").hexdigest(), facts.st_size, facts.st_mtime_ns]
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            self.known[path] = [digest, facts.st_size, facts.st_mtime_ns, facts.st_ino]
         return self.known[path][0]
+
+    def contents(self, folder: str | Path) -> str:
+        """SHA-256 of the names and contents of all files in a folder."""
+        listed = (f"{os.path.relpath(path, folder)} {self.of(path)}" for path in sorted(files_in(folder)))
+        return text_digest("\n".join(listed))
 
     def set_time(self, path: str, seconds: float) -> None:
         """Set the modification time of a file or folder without forgetting its digest."""
         if self.of(path) is None:
             return
-        os.utime(path, (seconds, seconds))
+        os.utime(path, (os.stat(path).st_atime, seconds))
         stamp = os.path.join(path, ".snakemake_timestamp")  # Snakemake's time of a folder
         if os.path.exists(stamp):
             os.utime(stamp, (seconds, seconds))
         if not os.path.isdir(path):
-            self.known[path][2] = os.stat(path).st_mtime_ns
+            digest, size, _, inode = self.known[path]
+            self.known[path] = [digest, size, os.stat(path).st_mtime_ns, inode]
 
 
 @dataclass
 class Record:
-    """One finished job. inputs: digest by path; outputs: [digest, bytes, modification time in ns] by path."""
+    """One finished job. inputs: digest by path; outputs: [digest, bytes, modification time in ns, inode] by path."""
 
     rule: str
     inputs: dict[str, str | None]
@@ -128,11 +150,12 @@ class Record:
 class Begun:
     """A job that has begun and not succeeded: it runs, was interrupted, or failed.
 
-    host, process: where its shell runs or ran; since: when it began, seconds since the epoch.
+    host, process, folder: where its shell runs or ran; since: when it began, seconds since the epoch.
     """
 
     host: str
     process: int
+    folder: str
     rule: str
     log: Path
     outputs: list[str]
@@ -141,43 +164,43 @@ class Begun:
 
     @classmethod
     def read(cls, path: Path) -> Begun | None:
-        """None where the file was cut off."""
-        words = path.read_text(encoding="utf-8").splitlines()
-        if len(words) < 6 or "--" not in words or not words[1].isdigit():
+        """None where the file is gone, or was cut off."""
+        try:
+            words, since = path.read_text(encoding="utf-8").splitlines(), path.stat().st_mtime
+        except OSError:
+            return None
+        if len(words) < 7 or "--" not in words or not words[1].isdigit():
             return None
         end = words.index("--")
-        return cls(words[0], int(words[1]), words[2], Path(words[3]), words[4:end], words[end + 1 :], path.stat().st_mtime)
+        return cls(words[0], int(words[1]), words[2], words[3], Path(words[4]), words[5:end], words[end + 1 :], since)
 
     @property
     def alive(self) -> bool | None:
         """Whether its shell still runs; None on another host, where that cannot be seen."""
-        if self.host != socket.gethostname():
+        import psutil
+
+        if self.host != os.uname().nodename:
             return None
-        command = Path(f"/proc/{self.process}/cmdline")
-        if Path("/proc/self").exists():  # another process may have the number now
-            return command.exists() and self.outputs[0].encode() in command.read_bytes()
-        try:
-            os.kill(self.process, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
+        try:  # another process may have the number now, or a copy of the folder the same mark
+            shell = psutil.Process(self.process)
+            return shell.cwd() == self.folder and any(self.outputs[0] in word for word in shell.cmdline())
+        except psutil.AccessDenied:
             return True
-        return True
+        except psutil.Error:
+            return False
 
 
 def stop_jobs(results: Path) -> int:
-    """Ask the jobs that run on this host to stop, as Ctrl-C in a terminal does; returns how many there are."""
-    jobs = [job for job in read_begun(results) if job.alive]
-    rows = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout.split()
-    children: dict[int, list[int]] = {}
-    for process, parent in zip(rows[::2], rows[1::2], strict=True):
-        children.setdefault(int(parent), []).append(int(process))
+    """Ask this folder's jobs that run on this host to stop, as Ctrl-C in a terminal does; returns how many there are."""
+    import psutil
+
+    here = os.path.realpath(results.parent)
+    jobs = [job for job in read_begun(results) if job.alive and os.path.realpath(job.folder) == here]
     for job in jobs:
-        below = list(children.get(job.process, []))
-        for process in below:
-            below += children.get(process, [])
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGTERM)
+        with contextlib.suppress(psutil.Error):
+            for process in psutil.Process(job.process).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    process.terminate()
     return len(jobs)
 
 
@@ -185,13 +208,14 @@ def stop_jobs(results: Path) -> int:
 class Findings:
     """What reconciling found.
 
-    stale: first output of each stale job, and why; missing: outputs of finished jobs that are gone, although what was made
-    from them is here; interrupted: jobs that did not end.
+    stale: first output of each stale job, and why; missing: files that are gone, although what was made from them is here and
+    up to date; interrupted: jobs that did not end; trouble: why times could not be set.
     """
 
     stale: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     interrupted: list[Begun] = field(default_factory=list)
+    trouble: str = ""
 
     def lines(self, most: int = 8) -> list[str]:
         """For people, at most so many of a kind."""
@@ -199,52 +223,65 @@ class Findings:
         broken = [f"interrupted: {job.rule}, {job.outputs[0]}" for job in self.interrupted]
         again = "; what was made from it is up to date. To make it again, name it as a target"
         missing = [f"missing: {path}{again}" for path in self.missing]
+        trouble = [self.trouble] if self.trouble else []
         return [
             line
-            for kind in (stale, broken, missing)
+            for kind in (stale, broken, missing, trouble)
             for line in [*kind[:most], *([f"  and {len(kind) - most} more"] if len(kind) > most else [])]
         ]
 
 
-def finish(begun: Path) -> None:
+def finish(begun: Path, process: int) -> None:
     """Write the record of a job that has succeeded, and take its mark away.
 
-    An input that changed after the job began gets no digest: it is not known which content the job read, so the job is stale.
+    Where the mark is another job's, that one makes the same outputs now, and nothing is written.  An input whose content changed
+    after the job began gets no digest: it is not known which content the job read, so the job is stale.
+
+    Args:
+        process: of the job's shell.
     """
     job = Begun.read(begun)
-    if job is None:
-        raise SystemExit(f"{begun}: cut off; the job has to run again")
+    if job is None or (job.host, job.process) != (os.uname().nodename, process):
+        return
     digests = _all_digests(Path("results"))
     inputs = {}
     for name in job.inputs:
-        changed = os.path.exists(name) and os.stat(name).st_mtime > job.since
-        inputs[name] = None if changed else digests.of(name)
+        before = digests.known.get(name, [None])[0]
+        newer = os.path.exists(name) and os.stat(name).st_mtime > job.since
+        inputs[name] = digests.of(name)
+        if newer and inputs[name] != before:
+            inputs[name] = None
     for name in job.outputs:
         digests.known.pop(name, None)
         if digests.of(name) is None:
             raise SystemExit(f"{job.rule} ended without its output {name}")
     Record(job.rule, inputs, {name: digests.known[name] for name in job.outputs}).write()
-    begun.unlink()
+    begun.unlink(missing_ok=True)
 
 
-def reconcile(results: Path, texts: dict[str, str], anchor: Path) -> Findings:
+def reconcile(results: Path, texts: dict[str, str], anchor: Path, outside: Digests | None = None) -> Findings:
     """Find stale artifacts, and give files the times that make Snakemake find the same.
 
     Args:
         results: the results folder, relative to the working directory, as the rules name it.
         texts: text by path of the files that the rules write from the config; what they will say counts, not what they say.
         anchor: input of the rule that writes those.
+        outside: digests of files that no job made, as far as they are known already.
 
     Returns:
         what is stale, missing or interrupted. Jobs that follow a stale one are not listed: Snakemake adds them.
+
+    Raises:
+        InputError: a file outside the results has a time in the future; what is made from it would never be newer.
     """
     records, begun = read_records(results), read_begun(results)
     digests = _all_digests(results, records)
+    digests.known |= outside.known if outside else {}
     producer = {name: record for record in records for name in record.outputs}
     unfinished = {name for job in begun for name in job.outputs}
     findings = Findings(interrupted=begun)
     aged = set(unfinished)  # files that Snakemake shall take for old
-    fresh = []
+    prefix, fresh = f"{results.as_posix()}/", []
     for record in records:
         if unfinished & record.outputs.keys():
             continue
@@ -254,30 +291,24 @@ def reconcile(results: Path, texts: dict[str, str], anchor: Path) -> Findings:
         else:
             findings.stale[next(iter(record.outputs))] = reason
             aged |= record.outputs.keys()
-        prefix = f"{results.as_posix()}/"
         aged |= {name for name in record.inputs if name.startswith(prefix) and name not in producer and name not in texts}
-    needed = {name for record in fresh for name in record.inputs}
-    findings.missing = sorted(n for record in fresh for n in record.outputs if n in needed and not os.path.exists(n))
-    for name, text in texts.items():
-        if os.path.exists(name):
-            if digests.of(name) == text_digest(text):
-                fresh.append(Record("config", {str(anchor): None}, {name: digests.known[name]}))
-            else:
-                aged.add(name)
-    _set_times(fresh, aged, digests, results)
-    for record in records:
-        seen = {name: digests.known.get(name, was) for name, was in record.outputs.items()}
-        if seen != record.outputs and digests_equal(seen, record.outputs):
-            Record(record.rule, record.inputs, seen).write()
-    outside = {name: seen for name, seen in digests.known.items() if name not in producer and os.path.exists(name)}
-    memory = results / MEMORY
-    if outside and outside != _read_json(memory):
-        _write_json(memory, outside)
+    needed = {name for record in fresh for name in record.inputs if name.startswith(prefix) and name not in texts}
+    findings.missing = sorted(name for name in needed if not os.path.exists(name))
+    try:
+        _write_times(fresh, aged, texts, anchor, digests, results)
+        for record in records:
+            seen = {name: digests.known.get(name, was) for name, was in record.outputs.items()}
+            if seen != record.outputs and _same_contents(seen, record.outputs):
+                Record(record.rule, record.inputs, seen).write()
+        others = {name: seen for name, seen in digests.known.items() if name not in producer and os.path.exists(name)}
+        if others and others != _read_json(results / MEMORY):
+            _write_json(results / MEMORY, others)
+    except (PermissionError, OSError) as error:
+        findings.trouble = f"{error}: times could not be set, so the plan may say less than the lines above"
     return findings
 
 
-def digests_equal(one: dict[str, list[Any]], other: dict[str, list[Any]]) -> bool:
-    """Whether two listings of outputs are of the same contents."""
+def _same_contents(one: dict[str, list[Any]], other: dict[str, list[Any]]) -> bool:
     return {name: seen[0] for name, seen in one.items()} == {name: seen[0] for name, seen in other.items()}
 
 
@@ -300,27 +331,46 @@ def _why_stale(record: Record, texts: dict[str, str], digests: Digests, unfinish
     return None
 
 
-def _set_times(fresh: list[Record], aged: set[str], digests: Digests, results: Path) -> None:
-    """Make files old that are stale; make the others newer than their inputs, if one of them is not."""
+def _write_times(
+    fresh: list[Record], aged: set[str], texts: dict[str, str], anchor: Path, digests: Digests, results: Path
+) -> None:
+    """Make files old that are stale; make the others newer than their inputs, if one of them is not; none later than now."""
+    now, fresh, aged = time.time(), list(fresh), set(aged)
+    read = {name for record in fresh for name in record.inputs}
+    for name, text in texts.items():
+        if not os.path.exists(name):
+            continue
+        if digests.of(name) != text_digest(text):
+            if name not in read:
+                aged.add(name)
+                continue
+            atomic_write(name, text)  # it was changed, and changed back: what was made with this text is here
+        fresh.append(Record("config", {str(anchor): None}, {name: [digests.of(name)]}))
     for name in sorted(aged):
         if os.path.exists(name) and os.stat(name).st_mtime != STALE_TIME:
             digests.set_time(name, STALE_TIME)
     inputs = {name for record in fresh for name in record.inputs if name not in aged and os.path.exists(name)}
     outputs = {name for record in fresh for name in record.outputs if os.path.exists(name)}
     times = {name: _time_of(name) for name in inputs | outputs}
+    future = sorted(name for name in inputs - outputs if times[name] > now + CLOCK_SKEW)
+    if future:
+        raise InputError(
+            f"{future[0]} has a time in the future ({time.ctime(times[future[0]])}): what is made from it could not be newer. "
+            f"Check the clock, or: touch {shlex.quote(future[0])}"
+        )
+    now = max([now, *(times[name] for name in inputs - outputs)])
     in_order = all(
-        times[source] <= times[name]
+        times[source] <= times[name] <= now
         for record in fresh
         for source in record.inputs.keys() & times.keys() - aged
         for name in record.outputs.keys() & times.keys()
     )
-    newest = max(times.values(), default=0.0)
     if not in_order:
-        newest = max(time.time(), *(times[name] for name in inputs - outputs))
         for name in sorted(outputs):
-            digests.set_time(name, newest)
+            digests.set_time(name, now)
+    newest = now if not in_order else max(times.values(), default=0.0)
     for benchmark in (results / "benchmarks").rglob("*.tsv"):  # which Snakemake takes for outputs
-        if benchmark.stat().st_mtime < newest:
+        if not newest <= benchmark.stat().st_mtime <= now:
             os.utime(benchmark, (newest, newest))
 
 
@@ -337,7 +387,9 @@ def read_records(results: Path) -> list[Record]:
     found = []
     for path in _walk(results, RECORD):
         row = _read_json(path)
-        if row.keys() == {"rule", "inputs", "outputs"} and row["outputs"]:
+        parts = [row.get(name) for name in ("inputs", "outputs")]
+        whole = row.keys() == {"rule", "inputs", "outputs"} and all(isinstance(part, dict) and part for part in parts[1:])
+        if whole and all(isinstance(seen, list) and len(seen) == 4 for seen in parts[1].values()):
             found.append(Record(**row))
     return found
 
@@ -379,5 +431,10 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     os.replace(temporary, path)
 
 
+def outside_digests(results: Path) -> Digests:
+    """Digests of files that no job made, as earlier plans of this results folder found them."""
+    return Digests(dict(_read_json(results / MEMORY)))
+
+
 if __name__ == "__main__":
-    finish(Path(sys.argv[1]))
+    finish(Path(sys.argv[1]), int(sys.argv[2]))

@@ -7,7 +7,6 @@ stage needs them until its step is done.
 
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -29,7 +28,6 @@ def leave_when_asked() -> None:
         os._exit(EXIT_INTERRUPTED)
 
     handle_stop(leave)
-    stop_with_coordinator()
 
 
 def stop_with_coordinator() -> None:
@@ -38,7 +36,7 @@ def stop_with_coordinator() -> None:
     ENTROPY_ASR_COORDINATOR, of the rule's shell, says its host and process; on another host nothing is watched.
     """
     host, _, process = os.environ.get("ENTROPY_ASR_COORDINATOR", "").partition(" ")
-    if host != socket.gethostname() or not process.isdigit() or not _alive(int(process)):
+    if host != os.uname().nodename or not process.isdigit() or not _alive(int(process)):
         return
 
     def watch() -> None:

@@ -167,7 +167,14 @@ def test_an_interrupted_job_runs_again(run: Path) -> None:
     """As after Ctrl-C: its outputs are gone, what was made from the earlier ones is there."""
     manifests = run / "results/manifests/mine"
     record = manifests / ".train.jsonl.gz.record.json"
-    words = ["host", "1", "manifests_mine", "log", *(f"results/manifests/mine/{path.name}" for path in manifests.glob("[!.]*"))]
+    words = [
+        "host",
+        "1",
+        "folder",
+        "manifests_mine",
+        "log",
+        *(f"results/manifests/mine/{path.name}" for path in manifests.glob("[!.]*")),
+    ]
     (manifests / ".train.jsonl.gz.begun").write_text("\n".join([*words, "--", "results/config/manifests.mine.json", ""]))
     assert record.exists()
     for path in manifests.glob("[!.]*"):
@@ -191,6 +198,73 @@ def test_results_of_another_experiment_are_refused(run: Path) -> None:
     (run / "config.yaml").write_text(text.replace("name: smoke", "name: other"))
     with pytest.raises(AssertionError, match=r"belongs to the experiment 'smoke', and this config is 'other'.*runs/other"):
         call(run, "-n")
+
+
+def test_a_config_that_is_changed_and_changed_back_has_nothing_to_do(run: Path) -> None:
+    change(run, quality={"min_duration": 0.6})
+    assert call(run, target="results/config/manifests.mine.json") == {"stage_config"}
+    change(run, quality={"min_duration": 0.5})
+    assert call(run, "-n") == set()
+
+
+def test_times_in_the_future_are_set_right_or_refused(run: Path) -> None:
+    later = time.time() + 7200
+    for path in (run / "results").rglob("*"):
+        os.utime(path, (later, later))
+    assert call(run, "-n") == set()
+    assert max(path.stat().st_mtime for path in (run / "results").rglob("*.jsonl.gz")) <= time.time()
+    stats = run / "results/features/stats.json"
+    stats.unlink()
+    assert call(run) == {"feature_stats"}  # and Snakemake keeps what it made
+
+
+def test_a_corpus_that_is_not_mounted_costs_nothing(run: Path) -> None:
+    corpus = own_corpus(run)
+    corpus.rename(run / "away")
+    with pytest.raises(AssertionError, match="is not there, but these results were made from it: mount it"):
+        call(run)
+    (run / "away").rename(corpus)
+    assert (run / "results/manifests/mine/train.jsonl.gz").exists() and call(run, "-n") == set()
+
+
+def test_audio_behind_a_link_and_outside_the_corpus_is_watched(run: Path) -> None:
+    corpus = own_corpus(run)
+    (corpus / "wav").rename(run / "audio")
+    (corpus / "wav").symlink_to(run / "audio")
+    listing = corpus / "test.jsonl"
+    (run / "audio/test-0.wav").rename(run / "alone.wav")
+    listing.write_text(listing.read_text().replace("wav/test-0.wav", str(run / "alone.wav")))
+    (corpus / "dangling").symlink_to("nowhere")
+    assert call(run) == {*DATA, "stage_config"}
+    for audio in (run / "audio/train-0.wav", run / "alone.wav"):
+        content = audio.read_bytes()
+        audio.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert call(run, "-n") == {*DATA, "stage_config"}, audio
+        assert call(run) >= {"manifests_mine", "stage_config"}
+
+
+def test_a_lock_is_said(run: Path) -> None:
+    change(run, quality={"min_duration": 0.6})
+    (run / ".snakemake/locks").mkdir(parents=True, exist_ok=True)
+    (run / ".snakemake/locks/0.input.lock").write_text("")
+    call(run, "-n")
+    assert "contents are not compared now" in (run / "said").read_text()
+
+
+def test_commands_in_the_docs_name_targets_before_configs() -> None:
+    """`--configfile` takes all words up to the next option."""
+    files = [
+        *(REPO / name for name in ("README.md", "Makefile", "Snakefile")),
+        *REPO.glob("docs/*.md"),
+        *REPO.glob("config/*.yaml"),
+    ]
+    found = 0
+    for path in files:
+        for line in re.findall(r"snakemake .*--configfile (.*)", path.read_text()):
+            words = re.split(r"`|#|;|\)|  ", line)[0].split()
+            found += 1
+            assert words and all(word.endswith(".yaml") or word.startswith("-") for word in words), (path, line)
+    assert found > 6
 
 
 def test_every_rule_keeps_a_record() -> None:

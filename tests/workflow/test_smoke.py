@@ -277,6 +277,26 @@ def test_another_model_of_an_iteration_is_another_gate_and_another_joint_sft(run
     assert planned(run.folder, "all", *run.options) == set()
 
 
+def test_a_pretraining_that_ends_in_fewer_parts_is_another_gate(run: Run) -> None:
+    """What joint SFT goes on from is the last iteration on an encoder that there is."""
+    first = run.results / "encoders/phoneme/seed-1/part-0"
+    part, record = first / "part.json", record_path(first / "encoder.safetensors")
+    kept = {path: path.read_text() for path in (part, record)}
+    try:
+        part.write_text(json.dumps(json.loads(kept[part]) | {"ended_by": "last_step"}))
+        facts = json.loads(kept[record])
+        facts["outputs"][f"results/{part.relative_to(run.results)}"] = [sha256(part), 0, 0, 0]
+        record.write_text(json.dumps(facts))
+        done = snakemake(run.folder, "-n", "step_joint_sft", *run.options)
+        gates = re.findall(r"output: results/systems/ours/seed-1/ia_sft/gate-(\d)\.json", done.stdout)
+        assert len(set(gates)) == run.config.cka.max_parts, done.stdout[-2000:]
+        assert "rule joint_sft:" in done.stdout and "rule align:" not in done.stdout
+    finally:
+        for path, text in kept.items():
+            path.write_text(text)
+    assert planned(run.folder, "all", *run.options) == set()
+
+
 def test_a_lost_model_is_reported_and_made_again_where_it_was_interrupted(run: Run) -> None:
     """Ctrl-C in `-R joint_sft --until joint_sft`: the model is gone, what was made from the earlier one is there."""
     model = run.results / "systems/ours/seed-1/joint_sft/model.safetensors"
@@ -285,7 +305,7 @@ def test_a_lost_model_is_reported_and_made_again_where_it_was_interrupted(run: R
     done = snakemake(run.folder, "-n", "all", *run.options)
     assert "missing: results/systems/ours/seed-1/joint_sft/model.safetensors" in done.stdout + done.stderr
     outputs = json.loads(record_path(model).read_text())["outputs"]
-    words = ["host", "1", "joint_sft", "log", *outputs, "--", "results/config/joint_sft.json"]
+    words = ["host", "1", "folder", "joint_sft", "log", *outputs, "--", "results/config/joint_sft.json"]
     begun_path(model).write_text("\n".join([*words, ""]))
     try:
         assert {"joint_sft", "decode", "table_main"} <= planned(run.folder, "all", *run.options)
@@ -299,7 +319,7 @@ def test_without_an_arm_only_what_compares_arms_runs_again(run: Run, tmp_path: P
     less = tmp_path / "less.yaml"
     less.write_text(f"arms: {[arm for arm in run.config.arms if arm != 'joint_only']}\n")
     rules = planned(run.folder, "all", *run.options, str(less))
-    assert {"significance", "table_main", "report"} <= rules
+    assert {"significance", "drift", "table_entropy", "table_main", "report"} <= rules
     assert not rules & {"pretrain_part", "align", "ia_sft_iteration", "joint_sft", "decode", "score", "manifests_embedded"}
     assert planned(run.folder, "all", *run.options) == set()
 

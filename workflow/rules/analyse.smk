@@ -122,6 +122,7 @@ rule system_metrics:
 rule drift:
     input:
         config="results/config/metrics.json",
+        report="results/config/report.json",  # which arms there are
         frames=lambda wildcards: encoders_of(wildcards.seed, "safetensors"),
     output:
         "results/metrics/drift/seed-{seed}.json",
@@ -172,6 +173,7 @@ rule figures_entropy:
 rule metric_validation:
     # Not part of `all`: `snakemake … results/tables/metric_validation.csv`.
     input:
+        report="results/config/report.json",
         config="results/config/metrics.json",
         encoder=lambda wildcards: final_encoder(SEEDS[0], "phoneme"),
         system=f"results/systems/{REPORTED}/seed-{SEEDS[0]}/joint_sft/model.safetensors",

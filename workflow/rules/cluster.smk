@@ -12,11 +12,16 @@ for site_rule in workflow.rules:
 
 
 def stop_local_jobs(number, frame):
-    """Ctrl-C: the jobs save and end, then snakemake does. Again: nothing more, because a job that saves needs its time."""
+    """Ctrl-C or SIGTERM: the jobs save and end, then snakemake does. Again: the jobs are told once more, and it goes on waiting,
+    because a job that saves needs its time."""
     count = records.stop_jobs(Path("results"))
     logger.info(f"asked to stop: {count} job(s) save and end; kill -9 would lose what they have not saved")
-    signal.signal(signal.SIGINT, lambda number, frame: logger.info("asked to stop already; waiting for jobs to save"))
-    raise KeyboardInterrupt
+    if stop_local_jobs.first:
+        stop_local_jobs.first = False
+        raise KeyboardInterrupt
+
+
+stop_local_jobs.first = True
 
 
 onstart:
@@ -28,7 +33,8 @@ onstart:
         except InputError as error:
             raise WorkflowError(str(error))
     else:
-        signal.signal(signal.SIGINT, stop_local_jobs)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop_local_jobs)
     atomic_write("results/config/experiment", CONFIG.name + "\n")
     logger.info(f"experiment '{CONFIG.name}': results go to {Path.cwd() / 'results'}")
 

@@ -6,7 +6,7 @@ import yaml
 
 from entropy_asr import cluster, records
 from entropy_asr.config import CTC_OBJECTIVES, ENCODERS
-from entropy_asr.config_files import load_config, stage_json, stage_names
+from entropy_asr.config_files import load_config, missing_folders, stage_json, stage_names
 from entropy_asr.errors import InputError
 
 try:
@@ -17,8 +17,9 @@ except InputError as error:
 
 # Results of the default config lie in the repository's results/; those of another in runs/<name>/results/, unless the call
 # names a --directory. Targets are typed alike: results/tables/main.csv.
-if workflow.overwrite_workdir is None and Path.cwd() == Path(workflow.basedir) and CONFIG.name != DEFAULT:
-    workdir: os.path.join(workflow.basedir, "runs", CONFIG.name)
+HOME = Path(workflow.basedir) / ("" if CONFIG.name == DEFAULT else f"runs/{CONFIG.name}")
+if workflow.overwrite_workdir is None and Path.cwd().is_relative_to(workflow.basedir) and Path.cwd() != HOME:
+    workdir: str(HOME)
 REPO = os.path.relpath(workflow.basedir, os.getcwd())
 SEEDS, ARMS, TESTS = CONFIG.seeds, CONFIG.arms, sorted(CONFIG.data.test)
 OBJECTIVES = CONFIG.objectives
@@ -70,8 +71,11 @@ def stage_file(name):
     return f"results/config/{name}.json"
 
 
+OUTSIDE = records.outside_digests(Path("results"))
+
+
 def stage_text(name):
-    return stage_json(CONFIG, name, Path(REPO))
+    return stage_json(CONFIG, name, Path(REPO), OUTSIDE)
 
 
 RESOLVED = yaml.safe_dump(CONFIG.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -98,9 +102,22 @@ def one_experiment():
         )
 
 
+def folders_are_there():
+    """Refuse to plan where data that results were made from are gone, as when a disk is not mounted: all would count as stale."""
+    lost = missing_folders(CONFIG, Path(REPO))
+    if lost and next(Path("results/manifests").glob("*/.*.record.json"), None):
+        raise WorkflowError(f"{lost[0]} is not there, but these results were made from it: mount it, or change the config")
+
+
 one_experiment()
-if workflow.is_main_process and not any(Path(".snakemake/locks").glob("*")):
-    FOUND = records.reconcile(Path("results"), written_from_config(), Path(ANCHOR))
+folders_are_there()
+if workflow.is_main_process and any(Path(".snakemake/locks").glob("*")):
+    logger.info("another snakemake runs here, or was killed: contents are not compared now (if it was killed: --unlock)")
+elif workflow.is_main_process:
+    try:
+        FOUND = records.reconcile(Path("results"), written_from_config(), Path(ANCHOR), OUTSIDE)
+    except InputError as error:
+        raise WorkflowError(str(error))
     for line in FOUND.lines():
         logger.info(line)
 

@@ -1,4 +1,5 @@
 # From corpora to manifests, statistics, phonemes, tokenizer and the language model to start from.
+import shlex
 
 
 rule unpack_corpus:
@@ -33,7 +34,7 @@ for name, corpus in CONFIG.data.corpora.items():
             quality=expand("results/manifests/{corpus}/{split}.quality.json", corpus=name, split=corpus.splits),
             excluded=expand("results/manifests/{corpus}/{split}.excluded.jsonl", corpus=name, split=corpus.splits),
         params:
-            corpus=in_repo(corpus.path),
+            corpus=shlex.quote(in_repo(corpus.path)),
             options=(
                 f"--kind {corpus.kind} "
                 + ("--audio results/audio/embedded " if corpus.kind == "embedded" else "")
@@ -117,7 +118,7 @@ def lm_source(llm, tokenizer):
         return {"text": text, "tokenizer": f"{tokenizer}/tokenizer.json"}, f"--text {text} --tokenizer {tokenizer}"
     folder = in_repo(llm.pretrained)
     files = sorted(str(path) for path in Path(folder).glob("*") if path.is_file() and not path.name.startswith("."))
-    return ({"model": files}, f"--folder {folder}") if files else ({}, "")
+    return ({"model": files}, f"--folder {shlex.quote(folder)}") if files else ({}, "")
 
 
 LM_INPUTS, LM_OPTIONS = lm_source(CONFIG.llm, "results/text/tokenizer")

@@ -28,14 +28,16 @@ def before_iteration(wildcards):
 
 
 def iteration_if_any(wildcards):
-    """Iteration i where pretraining has a part i, else nothing. Asks only the checkpoints before it, so that iteration 0
-    is in the plan while part 1 trains; asking for the last part at once would keep it out until pretraining has ended."""
+    """Iteration i where pretraining has a part i, else nothing; and the parts that say so. Asks only the checkpoints before it,
+    so that iteration 0 is in the plan while part 1 trains; asking for the last part at once would keep it out until pretraining
+    has ended."""
+    asked = []
     for part in range(int(wildcards.iteration) + 1):
         objective = CONFIG.recipe(wildcards.arm).objective
-        found = checkpoints.pretrain_part.get(objective=objective, seed=wildcards.seed, part=part).output.part
-        if read_part(found)["ended_by"] == "last_step" and part < int(wildcards.iteration):
-            return []
-    return expand(SYSTEM + "/ia_sft/iter-{iteration}/model.safetensors", **wildcards)
+        asked.append(checkpoints.pretrain_part.get(objective=objective, seed=wildcards.seed, part=part).output.part)
+        if read_part(asked[-1])["ended_by"] == "last_step" and part < int(wildcards.iteration):
+            return {"parts": asked}
+    return {"parts": asked, "model": expand(SYSTEM + "/ia_sft/iter-{iteration}/model.safetensors", **wildcards)}
 
 
 def before_joint(wildcards):
@@ -111,11 +113,11 @@ rule ia_sft_iteration:
 rule ia_sft_gate:
     # Names iteration i and the hash of its model, or nothing if pretraining ended before part i: joint SFT waits for all gates.
     input:
-        iteration_if_any,
+        unpack(iteration_if_any),
     output:
         SYSTEM + "/ia_sft/gate-{iteration}.json",
     params:
-        model=lambda wildcards, input: f"--model {input[0]}" if input else "",
+        model=lambda wildcards, input: f"--model {input.model}" if "model" in input.keys() else "",
     log:
         "results/logs/ia_sft_gate/{arm}/seed-{seed}/{iteration}.log",
     localrule: True
