@@ -13,6 +13,7 @@ from entropy_asr.cluster import Job
 from entropy_asr.status import KINDS, failed_jobs, last_lines, run_status, show
 
 PART, LOG = "results/encoders/phoneme/seed-1/part-1", "results/logs/pretrain/phoneme/seed-1/part-1.log"
+ENCODER = f"{PART}/encoder.safetensors"
 MARK = f"{PART}/.encoder.safetensors.begun"
 STATE = "results/state/encoders/phoneme/seed-1/part-1"
 
@@ -29,9 +30,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             json.dumps({"step": step, "last_step": 100, "time": 1000.0 + 2 * step}) + "\n" for step in (48, 49, 50)
         ),
         "results/logs/pretrain/phoneme/seed-1/part-1.log": "step 50\n  warnings.warn(\nRuntimeError: broken\n",
-        MARK: "\n".join(
-            ["another-host", "17", "/elsewhere", "pretrain_part", LOG, f"{PART}/encoder.safetensors", "--", "config.json", ""]
-        ),
+        MARK: "\n".join(["another-host", "17", "/elsewhere", "pretrain_part", LOG, ENCODER, "--", "config.json", ""]),
     }.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
