@@ -301,7 +301,7 @@ def reconcile(results: Path, texts: dict[str, str], anchor: Path, outside: Diges
             if seen != record.outputs and _same_contents(seen, record.outputs):
                 Record(record.rule, record.inputs, seen).write()
         others = {name: seen for name, seen in digests.known.items() if name not in producer and os.path.exists(name)}
-        if others and others != _read_json(results / MEMORY):
+        if others and results.is_dir() and others != _read_json(results / MEMORY):
             _write_json(results / MEMORY, others)
     except (PermissionError, OSError) as error:
         findings.trouble = f"{error}: times could not be set, so the plan may say less than the lines above"
