@@ -84,6 +84,14 @@ def test_a_file_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stale() == set() and opened == []
 
 
+def test_a_plan_changes_no_record() -> None:
+    """DVC versions them with the artifacts."""
+    before = [record_path(name).read_bytes() for name in (A, B)]
+    os.utime("source", (time.time(),) * 2)
+    assert stale() == set() and os.stat(A).st_mtime >= os.stat("source").st_mtime
+    assert [record_path(name).read_bytes() for name in (A, B)] == before
+
+
 def test_an_input_whose_content_changes_while_the_job_runs_makes_it_stale_and_one_that_is_touched_does_not() -> None:
     for change, expected in ((lambda: os.utime(A), set()), (lambda: Path(A).write_text("changed"), {A, B})):
         mark = begin("second", B, A)

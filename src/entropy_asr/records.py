@@ -31,7 +31,7 @@ from entropy_asr.files import atomic_write
 STALE_TIME = 1.0  # seconds after the epoch: older than any input
 CLOCK_SKEW = 60.0  # seconds that a file server's clock may be ahead
 RECORD, BEGUN = ".record.json", ".begun"
-MEMORY = ".hashes.json"  # in the results folder: digests of files that no job made
+MEMORY = ".hashes.json"  # in the results folder: digests with sizes, times and places of the files that were looked at
 WITHOUT_ARTIFACTS = ("state", "logs", "benchmarks")  # folders of the results folder
 
 # For the start of every rule's shell: the function `record RULE LOG OUTPUT… -- INPUT…`. Its trap runs however the shell ends.
@@ -132,11 +132,11 @@ class Digests:
 
 @dataclass
 class Record:
-    """One finished job. inputs: digest by path; outputs: [digest, bytes, modification time in ns, inode] by path."""
+    """One finished job: digests of its inputs and outputs by path, and no times: to DVC it changes only with them."""
 
     rule: str
     inputs: dict[str, str | None]
-    outputs: dict[str, list[Any]]
+    outputs: dict[str, str]
 
     @property
     def path(self) -> Path:
@@ -255,7 +255,7 @@ def finish(begun: Path, process: int) -> None:
         digests.known.pop(name, None)
         if digests.of(name) is None:
             raise SystemExit(f"{job.rule} ended without its output {name}")
-    Record(job.rule, inputs, {name: digests.known[name] for name in job.outputs}).write()
+    Record(job.rule, inputs, {name: digests.known[name][0] for name in job.outputs}).write()
     begun.unlink(missing_ok=True)
 
 
@@ -296,20 +296,12 @@ def reconcile(results: Path, texts: dict[str, str], anchor: Path, outside: Diges
     findings.missing = sorted(name for name in needed if not os.path.exists(name))
     try:
         _write_times(fresh, aged, texts, anchor, digests, results)
-        for record in records:
-            seen = {name: digests.known.get(name, was) for name, was in record.outputs.items()}
-            if seen != record.outputs and _same_contents(seen, record.outputs):
-                Record(record.rule, record.inputs, seen).write()
-        others = {name: seen for name, seen in digests.known.items() if name not in producer and os.path.exists(name)}
-        if others and results.is_dir() and others != _read_json(results / MEMORY):
-            _write_json(results / MEMORY, others)
+        seen = {name: facts for name, facts in digests.known.items() if os.path.exists(name)}
+        if seen and results.is_dir() and seen != _read_json(results / MEMORY):
+            _write_json(results / MEMORY, seen)
     except (PermissionError, OSError) as error:
         findings.trouble = f"{error}: times could not be set, so the plan may say less than the lines above"
     return findings
-
-
-def _same_contents(one: dict[str, list[Any]], other: dict[str, list[Any]]) -> bool:
-    return {name: seen[0] for name, seen in one.items()} == {name: seen[0] for name, seen in other.items()}
 
 
 def _why_stale(record: Record, texts: dict[str, str], digests: Digests, unfinished: set[str]) -> str | None:
@@ -325,8 +317,8 @@ def _why_stale(record: Record, texts: dict[str, str], digests: Digests, unfinish
             return f"{name} is being made again"
         if now is not None and now != digest:
             return f"{name} changed"
-    for name, seen in record.outputs.items():
-        if digests.of(name) not in (None, seen[0]):
+    for name, digest in record.outputs.items():
+        if digests.of(name) not in (None, digest):
             return "it was changed by hand"
     return None
 
@@ -345,7 +337,7 @@ def _write_times(
                 aged.add(name)
                 continue
             atomic_write(name, text)  # it was changed, and changed back: what was made with this text is here
-        fresh.append(Record("config", {str(anchor): None}, {name: [digests.of(name)]}))
+        fresh.append(Record("config", {str(anchor): None}, {name: text_digest(text)}))
     for name in sorted(aged):
         if os.path.exists(name) and os.stat(name).st_mtime != STALE_TIME:
             digests.set_time(name, STALE_TIME)
@@ -389,7 +381,7 @@ def read_records(results: Path) -> list[Record]:
         row = _read_json(path)
         parts = [row.get(name) for name in ("inputs", "outputs")]
         whole = row.keys() == {"rule", "inputs", "outputs"} and all(isinstance(part, dict) and part for part in parts[1:])
-        if whole and all(isinstance(seen, list) and len(seen) == 4 for seen in parts[1].values()):
+        if whole and all(isinstance(digest, str) for digest in parts[1].values()):
             found.append(Record(**row))
     return found
 
@@ -411,7 +403,8 @@ def _walk(results: Path, suffix: str) -> list[Path]:
 def _all_digests(results: Path, records: list[Record] | None = None) -> Digests:
     known = dict(_read_json(results / MEMORY))
     for record in read_records(results) if records is None else records:
-        known |= record.outputs
+        for name, digest in record.outputs.items():
+            known.setdefault(name, [digest, -1, -1, -1])  # what it was; whether it still is has to be looked at
     return Digests(known)
 
 
