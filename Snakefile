@@ -8,7 +8,6 @@ import os
 from snakemake.utils import min_version
 
 min_version("9.0")
-DEFAULT = "mini"  # the experiment whose results lie in results/, not in runs/<name>/results/
 if not workflow.configfiles:
     configfile: os.path.join(workflow.basedir, "config/mini.yaml")
 

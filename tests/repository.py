@@ -4,6 +4,8 @@ import os
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
@@ -17,6 +19,15 @@ def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     """The workflow with `folder` as working directory, on two cores."""
     command = ["snakemake", "--snakefile", str(REPO / "Snakefile"), "--directory", str(folder), "--cores", "2", *arguments]
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+def wait_for(condition: Callable[[], object], seconds: float, what: str) -> object:
+    """What a condition gives when it is met; it has to be within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
+        time.sleep(0.1)
+    return found
 
 
 def with_other_alignment(config: str) -> str:

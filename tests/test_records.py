@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from repository import ENVIRONMENT
 
-from entropy_asr import records
+from entropy_asr import digests, records
+from entropy_asr.digests import Digests
 from entropy_asr.errors import InputError
-from entropy_asr.records import Begun, Digests, begun_path, finish, read_begun, read_records, reconcile, record_path
+from entropy_asr.records import Begun, begun_path, finish, read_begun, read_records, reconcile, record_path
 
 A, B, C = (f"results/{name}" for name in ("a/model", "b/model", "c/table"))
 ANCHOR = Path("anchor")
@@ -76,10 +77,11 @@ def test_models_that_are_swapped_are_seen_though_size_and_time_are_alike() -> No
 
 def test_a_file_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    real = records.hashlib.file_digest
-    monkeypatch.setattr(records.hashlib, "file_digest", lambda file, name: opened.append(file.name) or real(file, name))
+    real = digests.sha256
+    monkeypatch.setattr(digests, "sha256", lambda path: opened.append(path) or real(path))
     os.utime("source", (time.time(),) * 2)  # every output gets another time
     stale()
+    assert set(opened) >= {A, B, "source"}
     opened.clear()
     assert stale() == set() and opened == []
 

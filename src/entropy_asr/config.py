@@ -26,6 +26,9 @@ PADDED = 1.25
 """Most audio of a micro-batch with all its padding, over `max_duration`."""
 
 
+DEFAULT = "mini"  # name of the experiment that Snakefile runs without a --configfile
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -620,6 +623,11 @@ class Config(Section):
                     f"peers: '{name}' is the name of an arm, or holds more than letters, digits and ._-; choose another"
                 )
         return self
+
+    @property
+    def folder(self) -> str:
+        """Where the experiment's `results` folder lies, relative to the repository: the default's in the repository itself."""
+        return "" if self.name == DEFAULT else f"runs/{self.name}"
 
     def tests_of_peer(self, name: str) -> list[str]:
         """Test sets that a peer is measured on."""

@@ -25,9 +25,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from entropy_asr.config import Config, Corpus, Llm
+from entropy_asr.digests import Digests, files_in, listing_digest
 from entropy_asr.errors import InputError, did_you_mean
 from entropy_asr.files import sha256
-from entropy_asr.records import Digests, files_in, listing_digest
 from entropy_asr.versions import NORMALIZER_VERSION, PHONEMES_VERSION, STAGE_VERSIONS
 
 # What each stage may read. A change in any other section does not run the stage again.

@@ -26,7 +26,6 @@ HEADER = """\
 """
 
 
-DEFAULT = "mini"  # as in Snakefile
 # Of the code. DVC only calls snakemake when they change; snakemake decides what that reruns.
 VERSIONS = "src/entropy_asr/versions.py"
 SCORER = ["src/entropy_asr/evaluation", "src/entropy_asr/text"]
@@ -147,11 +146,6 @@ def steps(config: Config) -> list[Step]:
     return [step for step in found if step.outs]
 
 
-def results_place(config: Config) -> str:
-    """Prefix of an experiment's `results` folder, relative to the repository: nothing for the default."""
-    return "" if config.name == DEFAULT else f"runs/{config.name}/"
-
-
 def dvc_yaml(path: Path) -> str:
     """dvc.yaml for a config.
 
@@ -159,7 +153,7 @@ def dvc_yaml(path: Path) -> str:
         InputError: the config is wrong.
     """
     config, given = load_config(path), yaml.safe_load(path.read_text(encoding="utf-8"))
-    place = results_place(config)
+    place = f"{config.folder}/" if config.folder else ""
     stages: dict[str, Any] = {}
     for step in steps(config):
         outs = [place + out for out in (*step.outs, *(f"results/config/{stage}.json" for stage in step.configs))]
@@ -210,7 +204,7 @@ def restore(path: Path) -> None:
         InputError: something was not pulled, or was made with another config.
     """
     config = load_config(path)
-    folder = Path(results_place(config))
+    folder = Path(config.folder)
     repo = Path(os.path.relpath(Path(), folder))
     wrong = []
     for step in steps(config):

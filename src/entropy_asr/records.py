@@ -14,24 +14,20 @@ While a job runs, `.<name>.begun` lies beside its first output.  A job that was 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from entropy_asr.digests import Digests, read_object, text_digest
 from entropy_asr.errors import InputError
-from entropy_asr.files import atomic_write
+from entropy_asr.files import atomic_write, write_json
 
 STALE_TIME = 1.0  # seconds after the epoch: older than any input
 CLOCK_SKEW = 60.0  # seconds that a file server's clock may be ahead
 RECORD, BEGUN = ".record.json", ".begun"
-MEMORY = ".hashes.json"  # in the results folder: digests with sizes, times and places of the files that were looked at
 WITHOUT_ARTIFACTS = ("state", "logs", "benchmarks")  # folders of the results folder
 
 # For the start of every rule's shell: the function `record RULE LOG OUTPUT… -- INPUT…`. Its trap runs however the shell ends.
@@ -60,76 +56,6 @@ def begun_path(output: str | Path) -> Path:
     return Path(output).with_name(f".{Path(output).name}{BEGUN}")
 
 
-def text_digest(text: str) -> str:
-    """SHA-256 of a text file with this content."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def folder_digest(folder: str | Path, times: bool = True) -> str:
-    """SHA-256 of the names, sizes and (with `times`) modification times of all files in a folder, except hidden ones."""
-    return listing_digest(sorted(files_in(folder)), str(folder), times)
-
-
-def files_in(folder: str | Path) -> Iterator[str]:
-    """Paths of all files in a folder, linked folders included, hidden ones not."""
-    for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (os.path.join(root, name) for name in names if not name.startswith("."))
-
-
-def listing_digest(paths: Iterable[str], start: str, times: bool = True) -> str:
-    """SHA-256 of the names (as seen from `start`), sizes and modification times of files; one that is not there has none."""
-    listed = hashlib.sha256()
-    for path in paths:
-        try:
-            facts = os.stat(path)
-            seen = f"{facts.st_size}\0{facts.st_mtime_ns if times else 0}"
-        except OSError:
-            seen = "missing"
-        listed.update(f"{os.path.relpath(path, start)}\0{seen}\n".encode())
-    return listed.hexdigest()
-
-
-@dataclass
-class Digests:
-    """SHA-256 of files by path, computed once: remembered while a file's size, time and place on disk stay the same."""
-
-    known: dict[str, list[Any]] = field(default_factory=dict)
-    """path: [digest, bytes, modification time in ns, inode]"""
-
-    def of(self, path: str) -> str | None:
-        """The digest of a file, or of the names and sizes in a folder; None where there is nothing."""
-        try:
-            facts = os.stat(path)
-        except OSError:
-            return None
-        seen = self.known.get(path)
-        if os.path.isdir(path):
-            self.known[path] = [folder_digest(path, times=False), 0, 0, 0]
-        elif seen is None or seen[1:] != [facts.st_size, facts.st_mtime_ns, facts.st_ino]:
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            self.known[path] = [digest, facts.st_size, facts.st_mtime_ns, facts.st_ino]
-        return self.known[path][0]
-
-    def contents(self, folder: str | Path) -> str:
-        """SHA-256 of the names and contents of all files in a folder."""
-        listed = (f"{os.path.relpath(path, folder)} {self.of(path)}" for path in sorted(files_in(folder)))
-        return text_digest("\n".join(listed))
-
-    def set_time(self, path: str, seconds: float) -> None:
-        """Set the modification time of a file or folder without forgetting its digest."""
-        if self.of(path) is None:
-            return
-        os.utime(path, (os.stat(path).st_atime, seconds))
-        stamp = os.path.join(path, ".snakemake_timestamp")  # Snakemake's time of a folder
-        if os.path.exists(stamp):
-            os.utime(stamp, (seconds, seconds))
-        if not os.path.isdir(path):
-            digest, size, _, inode = self.known[path]
-            self.known[path] = [digest, size, os.stat(path).st_mtime_ns, inode]
-
-
 @dataclass
 class Record:
     """One finished job: digests of its inputs and outputs by path, and no times: to DVC it changes only with them."""
@@ -143,7 +69,7 @@ class Record:
         return record_path(next(iter(self.outputs)))
 
     def write(self) -> None:
-        _write_json(self.path, vars(self))
+        write_json(self.path, vars(self))
 
 
 @dataclass
@@ -276,7 +202,8 @@ def reconcile(results: Path, texts: dict[str, str], anchor: Path, outside: Diges
     """
     records, begun = read_records(results), read_begun(results)
     digests = _all_digests(results, records)
-    digests.known |= outside.known if outside else {}
+    for name, seen in outside.known.items() if outside else ():
+        digests.known.setdefault(name, seen)
     producer = {name: record for record in records for name in record.outputs}
     unfinished = {name for job in begun for name in job.outputs}
     findings = Findings(interrupted=begun)
@@ -296,10 +223,8 @@ def reconcile(results: Path, texts: dict[str, str], anchor: Path, outside: Diges
     findings.missing = sorted(name for name in needed if not os.path.exists(name))
     try:
         _write_times(fresh, aged, texts, anchor, digests, results)
-        seen = {name: facts for name, facts in digests.known.items() if os.path.exists(name)}
-        if seen and results.is_dir() and seen != _read_json(results / MEMORY):
-            _write_json(results / MEMORY, seen)
-    except (PermissionError, OSError) as error:
+        digests.remember(results)
+    except OSError as error:
         findings.trouble = f"{error}: times could not be set, so the plan may say less than the lines above"
     return findings
 
@@ -378,7 +303,7 @@ def read_records(results: Path) -> list[Record]:
     """The records of all finished jobs under a results folder, in the order of their paths."""
     found = []
     for path in _walk(results, RECORD):
-        row = _read_json(path)
+        row = read_object(path)
         parts = [row.get(name) for name in ("inputs", "outputs")]
         whole = row.keys() == {"rule", "inputs", "outputs"} and all(isinstance(part, dict) and part for part in parts[1:])
         if whole and all(isinstance(digest, str) for digest in parts[1].values()):
@@ -401,32 +326,12 @@ def _walk(results: Path, suffix: str) -> list[Path]:
 
 
 def _all_digests(results: Path, records: list[Record] | None = None) -> Digests:
-    known = dict(_read_json(results / MEMORY))
+    digests = Digests.remembered(results)
     for record in read_records(results) if records is None else records:
         for name, digest in record.outputs.items():
-            known.setdefault(name, [digest, -1, -1, -1])  # what it was; whether it still is has to be looked at
-    return Digests(known)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where the file is missing or cut off: what it would have said is then found out again."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def outside_digests(results: Path) -> Digests:
-    """Digests of files that no job made, as earlier plans of this results folder found them."""
-    return Digests(dict(_read_json(results / MEMORY)))
+            if digests.known.get(name, [None])[0] != digest:  # what the job made; whether it still is has to be looked at
+                digests.known[name] = [digest, -1, -1, -1]
+    return digests
 
 
 if __name__ == "__main__":

@@ -14,14 +14,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
-from repository import ENVIRONMENT, REPO
+from repository import ENVIRONMENT, REPO, wait_for
 
 from entropy_asr.cluster import slurm_jobs
 from entropy_asr.config_files import load_config
@@ -57,14 +56,6 @@ def coordinator(folder: Path, settings: list[Path], *words: str, site: str = "si
     command += ["--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5", *words]
     with (folder / "coordinator.log").open("a") as log:
         return subprocess.Popen(command, cwd=REPO, env=environment, stdout=log, stderr=log, start_new_session=True)
-
-
-def wait_for(condition: Callable[[], object], seconds: float, what: str) -> object:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
-        time.sleep(0.3)
-    return found
 
 
 def running(folder: Path, step: str) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from repository import ENVIRONMENT, REPO
+from repository import ENVIRONMENT, REPO, wait_for
 
 pytestmark = pytest.mark.faults
 SYSTEM = "results/systems/no_ia_sft/seed-1/joint_sft"
@@ -54,14 +54,6 @@ def call(folder: Path, *more: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         words(folder, *more), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
-
-
-def wait_for(condition: Callable[[], object], seconds: float, what: str) -> object:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
-        time.sleep(0.1)
-    return found
 
 
 def steps_done(folder: Path) -> int:

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -259,42 +260,39 @@ def test_a_model_changed_by_hand_is_made_again(run: Run) -> None:
     assert planned(run.folder, "all", *run.options) == set()
 
 
-def test_another_model_of_an_iteration_is_another_gate_and_another_joint_sft(run: Run) -> None:
-    """As if IA-SFT had been run again by a call of its own, as `dvc repro` does: model and record are new, the gate is not."""
-    model = run.results / "systems/ours/seed-1/ia_sft/iter-0/model.safetensors"
-    kept = {path: path.read_bytes() for path in (model, record_path(model))}
+@contextmanager
+def remade(run: Run, path: Path, first: Path, content: bytes) -> Iterator[None]:
+    """As if the job with this first output had been run again, by a call of its own, and had made another file."""
+    kept = {path: path.read_bytes(), record_path(first): record_path(first).read_bytes()}
+    record = json.loads(kept[record_path(first)])
     try:
-        content = kept[model]
-        model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        record = json.loads(kept[record_path(model)])
-        record["outputs"][f"results/{model.relative_to(run.results)}"] = sha256(model)
-        record_path(model).write_text(json.dumps(record))
+        path.write_bytes(content)
+        record["outputs"][f"results/{path.relative_to(run.results)}"] = sha256(path)
+        record_path(first).write_text(json.dumps(record))
+        yield
+    finally:
+        for file, old in kept.items():
+            file.write_bytes(old)
+    assert planned(run.folder, "all", *run.options) == set()
+
+
+def test_another_model_of_an_iteration_is_another_gate_and_another_joint_sft(run: Run) -> None:
+    model = run.results / "systems/ours/seed-1/ia_sft/iter-0/model.safetensors"
+    content = model.read_bytes()
+    with remade(run, model, model, content[:-1] + bytes([content[-1] ^ 1])):
         assert "joint_sft" in planned(run.folder, "step_joint_sft", *run.options)
         assert "ia_sft_gate" in planned(run.folder, "step_ia_sft", *run.options)
-    finally:
-        for path, content in kept.items():
-            path.write_bytes(content)
-    assert planned(run.folder, "all", *run.options) == set()
 
 
 def test_a_pretraining_that_ends_in_fewer_parts_is_another_gate(run: Run) -> None:
     """What joint SFT goes on from is the last iteration on an encoder that there is."""
-    first = run.results / "encoders/phoneme/seed-1/part-0"
-    part, record = first / "part.json", record_path(first / "encoder.safetensors")
-    kept = {path: path.read_text() for path in (part, record)}
-    try:
-        part.write_text(json.dumps(json.loads(kept[part]) | {"ended_by": "last_step"}))
-        facts = json.loads(kept[record])
-        facts["outputs"][f"results/{part.relative_to(run.results)}"] = sha256(part)
-        record.write_text(json.dumps(facts))
+    part = run.results / "encoders/phoneme/seed-1/part-0/part.json"
+    ended = json.dumps(json.loads(part.read_text()) | {"ended_by": "last_step"}).encode()
+    with remade(run, part, part.with_name("encoder.safetensors"), ended):
         done = snakemake(run.folder, "-n", "step_joint_sft", *run.options)
         gates = re.findall(r"output: results/systems/ours/seed-1/ia_sft/gate-(\d)\.json", done.stdout)
         assert len(set(gates)) == run.config.cka.max_parts, done.stdout[-2000:]
         assert "rule joint_sft:" in done.stdout and "rule align:" not in done.stdout
-    finally:
-        for path, text in kept.items():
-            path.write_text(text)
-    assert planned(run.folder, "all", *run.options) == set()
 
 
 def test_a_lost_model_is_reported_and_made_again_where_it_was_interrupted(run: Run) -> None:

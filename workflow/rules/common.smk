@@ -7,6 +7,7 @@ import yaml
 from entropy_asr import cluster, records
 from entropy_asr.config import CTC_OBJECTIVES, ENCODERS
 from entropy_asr.config_files import load_config, missing_folders, stage_json, stage_names
+from entropy_asr.digests import Digests
 from entropy_asr.errors import InputError
 
 try:
@@ -17,7 +18,7 @@ except InputError as error:
 
 # Results of the default config lie in the repository's results/; those of another in runs/<name>/results/, unless the call
 # names a --directory. Targets are typed alike: results/tables/main.csv.
-HOME = Path(workflow.basedir) / ("" if CONFIG.name == DEFAULT else f"runs/{CONFIG.name}")
+HOME = Path(workflow.basedir) / CONFIG.folder
 if workflow.overwrite_workdir is None and Path.cwd().is_relative_to(workflow.basedir) and Path.cwd() != HOME:
     workdir: str(HOME)
 REPO = os.path.relpath(workflow.basedir, os.getcwd())
@@ -71,7 +72,7 @@ def stage_file(name):
     return f"results/config/{name}.json"
 
 
-OUTSIDE = records.outside_digests(Path("results"))
+OUTSIDE = Digests.remembered(Path("results"))
 
 
 def stage_text(name):
