@@ -36,8 +36,8 @@ from entropy_asr.config import Adaptor as AdaptorConfig
 from entropy_asr.config import Augment, Encoder, Features
 from entropy_asr.files import atomic_write
 from entropy_asr.models.adaptor import Adaptor
-from entropy_asr.models.attention import llm_attention
 from entropy_asr.models.conformer import ConformerEncoder, length_mask, subsampled_length
+from entropy_asr.models.packing import put, take
 from entropy_asr.models.speech_llm import PromptIds, SpeechLLM
 
 WIDTH, LAYERS, HEADS, FEED_FORWARD, KERNEL = 256, 6, 4, 1024, 15
@@ -176,13 +176,15 @@ def encoder(device: torch.device, dtype: torch.dtype, turns: int) -> Iterator[En
     # The peers below have another front end: these two take frames at 25 Hz and go through the blocks alone.
     frames = torch.randn(len(lens), subsampled_length(features.size(1)), WIDTH).to(device, dtype)
     real = length_mask(subsampled_length(lens), frames.size(1))
-    padding, rotary = ~real[:, :, None], mine.rotary(frames.size(1), frames.dtype)
+    out_lens = subsampled_length(lens).tolist()
 
     def blocks() -> torch.Tensor:
-        x = frames
+        layout = mine.frames(out_lens, frames.device, frames.dtype)
+        places = layout.packing.padded(frames.size(1))
+        x = take(frames, places)
         for layer in mine.layers:
-            x = layer(x, padding, real, rotary)
-        return x
+            x = layer(x, layout)
+        return put(x, places, real.numel()).view(frames.shape)
 
     for positions in ("relative", "rotary"):
         config = Wav2Vec2ConformerConfig(
@@ -234,7 +236,6 @@ def small_system(vocabulary: int, device: torch.device, dtype: torch.dtype) -> S
     conformer.requires_grad_(False).eval()
     adaptor = Adaptor(AdaptorConfig(hidden=512), 144, WIDTH)
     prompt = PromptIds(list(range(2, 14)), list(range(20, 25)), 1, 0)
-    llm.set_attn_implementation(llm_attention("bf16" if dtype == torch.bfloat16 else "fp32"))
     return SpeechLLM(conformer, adaptor, llm, prompt).to(device, dtype)
 
 

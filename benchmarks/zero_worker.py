@@ -33,7 +33,8 @@ def main() -> None:
             begun = time.perf_counter()
         engine.set_lr(step)
         for _ in range(accumulation):
-            engine.backward_and_step(engine(batch)[0])
+            engine.backward(engine(batch)[0])
+            engine.step()
     if distributed.rank() == 0:
         print("seconds a step:", (time.perf_counter() - begun) / STEPS)
     distributed.stop()

@@ -26,7 +26,7 @@ def test_system_entropy_is_the_training_loss_and_the_prior_hears_nothing(models,
         said = [place for place, (first, last) in enumerate(item.offsets) if text[first:last].strip()]  # not a space alone
         with torch.no_grad():
             loss, tokens = system(mels, lens, [item.ids])
-            heard = F.cross_entropy(*system.answer_logits(system.speech_embeddings(mels, lens), [item.ids]), reduction="none")
+            heard = F.cross_entropy(*system.answer_logits(*system.speech_embeddings(mels, lens), [item.ids]), reduction="none")
             row = torch.tensor([[*prior.prompt.before, *prior.prompt.after, *item.ids]])
             alone = prior.llm(row).logits[0, -len(item.ids) - 1 : -1]
             silent = F.cross_entropy(alone, torch.tensor(item.ids), reduction="none")

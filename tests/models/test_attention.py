@@ -1,49 +1,99 @@
-"""FlashAttention-2 and PyTorch's attention give the same; the packing between them loses nothing."""
+"""All ways to compute attention give the same, and each row attends to itself alone."""
 
-from itertools import pairwise
+import math
 
 import pytest
 import torch
-from torch.nn import functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
-from entropy_asr.models.attention import attend, flash_attention_installed, pack
-from entropy_asr.models.conformer import length_mask
+from entropy_asr.models import attention
+from entropy_asr.models.attention import attend, kernel
+from entropy_asr.models.packing import Packing
+
+CPU = torch.device("cpu")
 
 
-def tensors(device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[list[torch.Tensor], torch.Tensor]:
+def by_definition(query: Tensor, key: Tensor, value: Tensor, lens: list[int], causal: bool) -> Tensor:
+    """softmax(Q Kᵀ / sqrt(d)) V, one position of one head after the other, in double precision."""
+    group = query.size(1) // key.size(1)
+    out = torch.empty_like(query, dtype=torch.float64)
+    start = 0
+    for length in lens:
+        for place in range(start, start + length):
+            seen = slice(start, place + 1 if causal else start + length)
+            for head in range(query.size(1)):
+                keys, values = (x[seen, head // group].double() for x in (key, value))
+                weights = (keys @ query[place, head].double() / math.sqrt(query.size(2))).softmax(0)
+                out[place, head] = weights @ values
+        start += length
+    return out
+
+
+def tensors(lens: list[int], groups: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    qkv = [torch.randn(3, 2, 9, 32, generator=generator).to(device, dtype) for _ in range(3)]
-    return qkv, length_mask(torch.tensor([9, 4, 6]), 9).to(device)
+    return [torch.randn(sum(lens), heads, 16, generator=generator).to(dtype) for heads in (2 * groups, 2, 2)]
 
 
-def test_each_utterance_attends_to_its_own_frames() -> None:
-    qkv, real = tensors()
-    together = attend(*qkv, real)
-    for i, length in enumerate((9, 4, 6)):
-        alone = attend(*(x[i : i + 1, :, :length] for x in qkv), None)
-        torch.testing.assert_close(together[i : i + 1, :, :length], alone)
+@settings(max_examples=25, deadline=None)
+@given(lens=st.lists(st.integers(1, 9), min_size=1, max_size=5), causal=st.booleans(), groups=st.sampled_from([1, 3]))
+def test_every_way_is_attention_by_definition(lens: list[int], causal: bool, groups: int) -> None:
+    qkv = tensors(lens, groups)
+    expected = by_definition(*qkv, lens, causal).float()
+    packing = Packing.of(lens, CPU)
+    for way in (attend, attention._by_row, attention._padded):
+        torch.testing.assert_close(way(*qkv, packing, causal), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_packed_frames_are_the_real_ones_in_order() -> None:
-    (query, key, value), real = tensors()
-    packed, bounds, longest = pack(query, real)
-    assert packed.shape == (19, 2, 32)
-    assert bounds.tolist() == [0, 9, 13, 19]
-    assert longest == 9
-    # What FlashAttention's variable-length kernel computes, from its definition: attention within each pair of bounds.
-    k, v = pack(key, real)[0], pack(value, real)[0]
-    expected = attend(query, key, value, real).transpose(1, 2)[real]
-    for start, end in pairwise(bounds):
-        q_, k_, v_ = (x[start:end].transpose(0, 1) for x in (packed, k, v))
-        torch.testing.assert_close(F.scaled_dot_product_attention(q_, k_, v_).transpose(0, 1), expected[start:end])
+@pytest.mark.parametrize("causal", [False, True])
+def test_gradients_of_every_way_agree(causal: bool) -> None:
+    packing, found = Packing.of([5, 1, 8], CPU), []
+    for way in (attention._by_row, attention._padded):
+        qkv = [x.requires_grad_() for x in tensors([5, 1, 8], 2)]
+        way(*qkv, packing, causal).square().sum().backward()
+        found.append([x.grad for x in qkv])
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.skipif(not flash_attention_installed(), reason="needs flash-attn and a GPU")
-@pytest.mark.parametrize("padded", [True, False])
-def test_flash_equals_sdpa(padded: bool) -> None:
-    qkv, real = tensors("cuda", torch.bfloat16)
-    if not padded:
-        real = torch.ones_like(real)
-    fast = attend(*qkv, real if padded else None).transpose(1, 2)[real]
-    plain = F.scaled_dot_product_attention(*(x.float() for x in qkv), attn_mask=real[:, None, None, :]).transpose(1, 2)[real]
-    torch.testing.assert_close(fast.float(), plain, atol=2e-2, rtol=2e-2)
+def test_a_row_does_not_see_another() -> None:
+    qkv = tensors([4, 3], 1)
+    before = attend(*qkv, Packing.of([4, 3], CPU))
+    for x in qkv:
+        x[4:] = float("nan")
+    torch.testing.assert_close(attend(*qkv, Packing.of([4, 3], CPU))[:4], before[:4])
+
+
+def test_which_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FlashAttention-2 needs half precision, heads of a multiple of 8 and a GPU of 2020 or later."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: None if name == "flash_attn" else object())
+    for device, dtype, head_dim, expected in (
+        ("cuda", torch.bfloat16, 128, "torch varlen"),
+        ("cuda", torch.bfloat16, 36, "torch SDPA"),
+        ("cuda", torch.float32, 128, "torch SDPA"),
+        ("cpu", torch.bfloat16, 128, "torch SDPA"),
+    ):
+        assert kernel.__wrapped__(device, dtype, head_dim) == expected
+    monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: object())
+    assert kernel.__wrapped__("cuda", torch.bfloat16, 128) == "flash-attn"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert kernel.__wrapped__("cuda", torch.bfloat16, 128) == "torch SDPA"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_the_kernels_on_a_gpu(causal: bool, groups: int) -> None:
+    lens = [9, 1, 200, 64]
+    query, key, value = (x.repeat(1, 1, 4).to("cuda", torch.bfloat16).requires_grad_() for x in tensors(lens, groups))
+    packing = Packing.of(lens, torch.device("cuda"))
+    assert kernel("cuda", torch.bfloat16, 64) != "torch SDPA"
+    fast = attend(query, key, value, packing, causal)
+    exact = [x.detach().cpu().float().requires_grad_() for x in (query, key, value)]
+    plain = attention._by_row(*exact, Packing.of(lens, CPU), causal)
+    torch.testing.assert_close(fast.cpu().float(), plain, atol=2e-2, rtol=2e-2)
+    fast.float().square().sum().backward()
+    plain.square().sum().backward()
+    for x, y in zip((query, key, value), exact, strict=True):
+        torch.testing.assert_close(x.grad.cpu().float(), y.grad, atol=6e-2, rtol=6e-2)

@@ -96,7 +96,9 @@ def test_ctc_on_embeddings_is_the_sum_over_all_paths() -> None:
     for path in product(range(3), repeat=4):
         if tuple(unit for unit, _ in groupby(path) if unit) == target:
             probability += math.prod(frame[unit] for frame, unit in zip(frames, path, strict=True))
-    assert embedding_ctc([vectors], units, [target]).item() == pytest.approx(-math.log(probability) / 2, rel=1e-4)
+    assert embedding_ctc(vectors[None], torch.tensor([4]), units, [target]).item() == pytest.approx(
+        -math.log(probability) / 2, rel=1e-4
+    )
 
 
 def test_ctc_on_embeddings_of_a_batch_is_that_of_each_alone() -> None:
@@ -104,14 +106,16 @@ def test_ctc_on_embeddings_of_a_batch_is_that_of_each_alone() -> None:
     vectors = [0.1 * torch.randn(length, 8) for length in (9, 4, 3, 2)]
     targets = [[1, 3, 3, 2], [2], [], [4, 4]]  # the last needs three vectors and has two
     alone = [
-        embedding_ctc([one], units, [target]).item() * len(target) for one, target in zip(vectors[:2], targets, strict=False)
+        embedding_ctc(one[None], torch.tensor([len(one)]), units, [target]).item() * len(target)
+        for one, target in zip(vectors[:2], targets, strict=False)
     ]
     silent = -(EMBEDDING_SCALE * vectors[2] @ units.T).log_softmax(-1)[:, 0].sum().item()
-    together = embedding_ctc(vectors, units, targets).item() * 7
+    lens = torch.tensor([len(one) for one in vectors])
+    together = embedding_ctc(torch.nn.utils.rnn.pad_sequence(vectors, batch_first=True), lens, units, targets).item() * 7
     assert together == pytest.approx(sum(alone) + silent, rel=1e-4)
 
 
 def test_ctc_on_embeddings_moves_the_vectors_alone() -> None:
     vectors, units = torch.randn(6, 8, requires_grad=True), torch.randn(5, 8, requires_grad=True)
-    embedding_ctc([vectors], units, [[2, 1]]).backward()
+    embedding_ctc(vectors[None], torch.tensor([6]), units, [[2, 1]]).backward()
     assert vectors.grad.abs().sum() > 0 and units.grad is None

@@ -30,7 +30,6 @@ def system(request: pytest.FixtureRequest) -> SpeechLLM:
             intermediate_size=64, eos_token_id=2, pad_token_id=0, bos_token_id=None,
         )
     )  # fmt: skip
-    llm.set_attn_implementation(PACKED)
     adaptor = Adaptor(AdaptorConfig(stack=4, stride=request.param, hidden=48), 32, 32)
     with torch.no_grad():
         adaptor.layers[-1].weight *= 4  # what is heard must weigh more than the prompt, also in a network of random weights
@@ -47,7 +46,7 @@ def test_loss_of_a_batch_is_the_sum_of_each_alone(system: SpeechLLM) -> None:
     transcripts = [[10 + i, 11, 12 + i][: 1 + i % 3] for i in range(6)]
     loss, tokens = system(features, lens, transcripts)
     alone = [system(features[i : i + 1, : lens[i]], lens[i : i + 1], transcripts[i : i + 1]) for i in range(6)]
-    assert tokens.item() == sum(len(t) + 1 for t in transcripts) == sum(n.item() for _, n in alone)
+    assert tokens == sum(len(t) + 1 for t in transcripts) == sum(n for _, n in alone)
     assert loss.item() == pytest.approx(sum(value.item() for value, _ in alone), rel=1e-5)
 
 
@@ -67,7 +66,7 @@ def test_packed_attention_equals_a_mask_over_the_row(system: SpeechLLM) -> None:
 def test_loss_equals_the_plain_way_with_all_logits(system: SpeechLLM) -> None:
     features, lens = mixed_lengths(1)
     transcript = [10, 11, 12]
-    speech = system.speech_embeddings(features[:, : lens[0]], lens)[0]
+    speech = system.speech_embeddings(features[:, : lens[0]], lens)[0][0]
     embed = system.llm.get_input_embeddings()
     prompt = torch.cat([embed(torch.tensor(PROMPT.before)), speech, embed(torch.tensor(PROMPT.after))])
     row = torch.cat([prompt, embed(torch.tensor(transcript))])
@@ -92,8 +91,8 @@ def test_beam_search_is_that_of_transformers_from_the_start(system: SpeechLLM) -
     before, after = embed(torch.tensor(PROMPT.before)), embed(torch.tensor(PROMPT.after))
     limit = LogitsProcessorList([_OwnLimit([5], 3, PROMPT.end)])
     expected = []
-    for speech in system.speech_embeddings(features, lens):
-        row = torch.cat([before, speech, after])[None]
+    for speech, length in zip(*system.speech_embeddings(features, lens), strict=True):
+        row = torch.cat([before, speech[:length], after])[None]
         (ids,) = system.llm.generate(
             inputs_embeds=row, num_beams=3, do_sample=False, max_new_tokens=6, eos_token_id=PROMPT.end, logits_processor=limit
         )

@@ -56,30 +56,43 @@ def schedule(accumulation: int, optimiser: str = "adamw") -> Schedule:
     )
 
 
-def main(optimiser: str, out: Path, save_at: int, resume: Path | None) -> None:
+def main(optimiser: str, out: str, save_at: int, resume: str | None, spoiled: int | None) -> None:
+    """spoiled: so many micro-batches into each step comes one whose loss is not a number, and all of them are dropped."""
     device = distributed.start()
     network = Network()
     freeze(network.frozen)
     accumulation = MICRO_BATCHES // distributed.world_size()
     engine = Engine(network, schedule(accumulation, optimiser), EngineConfig(precision="fp32"), device, {"first.": 0.5})
-    start = engine.load(resume)[0]["step"] if resume else 0
+    start = engine.load(Path(resume))[0]["step"] if resume else 0
     losses = []
     pairs = data()
     for step in range(start, STEPS):
         engine.set_lr(step)
+        mine = [pairs[step * MICRO_BATCHES + k * distributed.world_size() + distributed.rank()] for k in range(accumulation)]
+        if spoiled is not None:
+            for pair in mine[:spoiled]:
+                engine.backward(engine(pair)[0])
+                engine.step()
+            bad = torch.nan if distributed.rank() == 0 else 1.0
+            loss, _ = engine(Pair(mine[0].x * bad, mine[0].y))
+            wrong = distributed.agree_later(~loss.isfinite())
+            engine.backward(loss)
+            assert wrong()
+            engine.discard()
         total = 0.0
-        for k in range(accumulation):
-            loss, _ = engine(pairs[step * MICRO_BATCHES + k * distributed.world_size() + distributed.rank()])
+        for pair in mine:
+            loss, _ = engine(pair)
             total += loss.item()
-            engine.backward_and_step(loss)
-        losses.append(distributed.total(total, device) / MICRO_BATCHES)
+            engine.backward(loss)
+            engine.step()
+        losses.append(distributed.totals(total)[0] / MICRO_BATCHES)
         if step + 1 == save_at:
-            engine.save(out / "state.safetensors", {"step": step + 1}, {})
+            engine.save(Path(out) / "state.safetensors", {"step": step + 1}, {})
     if distributed.rank() == 0:
         weights = {name: p.tolist() for name, p in network.named_parameters()}
-        (out / "result.json").write_text(json.dumps({"losses": losses, "weights": weights}))
+        (Path(out) / "result.json").write_text(json.dumps({"losses": losses, "weights": weights}))
     distributed.stop()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]) if len(sys.argv) > 4 else None)
+    main(**json.loads(sys.argv[1]))

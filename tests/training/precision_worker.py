@@ -27,7 +27,8 @@ if __name__ == "__main__":
     engine = Engine(Line(), schedule, EngineConfig(precision="bf16", gradient_clip=100.0), device)
     for k in range(schedule.accumulation):
         loss, _ = engine(SLOPES[k * world + distributed.rank()])
-        engine.backward_and_step(loss)
+        engine.backward(loss)
+        engine.step()
     if distributed.rank() == 0:
         print("norm", engine.gradient_norm())
     distributed.stop()

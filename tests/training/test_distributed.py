@@ -10,13 +10,13 @@ from repository import REPO
 
 from entropy_asr.training import distributed
 
-CPU = torch.device("cpu")
-COLLECTIVES: list[Callable[[torch.device], object]] = [
-    lambda device: distributed.agree(True, device),
-    lambda device: distributed.from_first(3, device),
-    lambda device: distributed.largest(3, device),
-    lambda device: distributed.total(3.0, device),
-    lambda device: distributed.gather(torch.zeros(2, device=device)),
+COLLECTIVES: list[Callable[[], object]] = [
+    lambda: distributed.agree(True),
+    lambda: distributed.from_first(3),
+    lambda: distributed.largest(3),
+    lambda: distributed.totals(3.0, 4.0),
+    lambda: distributed.gather(torch.zeros(2)),
+    lambda: distributed.agree_later(torch.tensor(True)),
 ]
 
 
@@ -30,12 +30,14 @@ def group() -> Iterator[None]:
 @pytest.mark.parametrize("collective", COLLECTIVES)
 def test_a_device_without_a_backend_is_refused(collective: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     assert distributed.backends() == {"cpu": "gloo"}
-    collective(CPU)
+    collective()
     monkeypatch.setattr(dist, "get_backend_config", lambda: "cuda:nccl")
     with pytest.raises(RuntimeError, match="a tensor on cpu cannot go through a process group of"):
-        collective(CPU)
+        collective()
     with pytest.raises(RuntimeError, match="a tensor on meta cannot"):
         distributed.gather(torch.zeros(2, device="meta"))
+    with pytest.raises(RuntimeError, match="a tensor on meta cannot"):
+        distributed.agree_later(torch.zeros((), device="meta"))
 
 
 def test_on_gpus_random_states_can_be_saved_and_ranks_can_wait(monkeypatch: pytest.MonkeyPatch) -> None:

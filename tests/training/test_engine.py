@@ -17,13 +17,16 @@ from entropy_asr.training.muon import muon_directions
 WORKER = Path(__file__).with_name("engine_worker.py")
 
 
-def train(optimiser: str, out: Path, processes: int, save_at: int = 0, resume: Path | None = None) -> dict:
+def train(
+    optimiser: str, out: Path, processes: int, save_at: int = 0, resume: Path | None = None, spoiled: int | None = None
+) -> dict:
     """Run the worker; returns its losses by step and its last weights."""
     out.mkdir()
     launch = [sys.executable]
     if processes > 1:
         launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [*launch, str(WORKER), optimiser, str(out), str(save_at), *([str(resume)] if resume else [])]
+    options = {"optimiser": optimiser, "out": str(out), "save_at": save_at, "resume": resume and str(resume), "spoiled": spoiled}
+    command = [*launch, str(WORKER), json.dumps(options)]
     # Two processes, also where there is one GPU.
     environment = ENVIRONMENT | {"ENTROPY_ASR_DEVICE": "cpu"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -90,6 +93,12 @@ def test_another_number_of_processes_goes_on(optimiser: str, before: int, after:
     found = train(optimiser, tmp_path / "second", after, resume=tmp_path / "first/state.safetensors")
     assert len(found["losses"]) == STEPS - 5
     assert_same(found, peer)
+
+
+@pytest.mark.parametrize(("processes", "spoiled"), [(1, 0), (1, 2), (1, 3), (2, 1)])
+def test_what_is_discarded_leaves_no_trace(optimiser: str, processes: int, spoiled: int, peer: dict, tmp_path: Path) -> None:
+    """Also where it came last before the optimiser step."""
+    assert_same(train(optimiser, tmp_path / "run", processes, spoiled=spoiled), peer)
 
 
 def test_muon_takes_what_is_neither_an_embedding_nor_a_vector_nor_a_convolution() -> None:

@@ -195,7 +195,7 @@ def align(cuts: list, encoder: Path, features, min_score: float, max_duration: f
     aligned, dropped, levels = [], [], {"speech": [0.0, 0], "silence": [0.0, 0]}
     for batch, mels, lens in evaluation_batches(cuts, features, max_duration):
         with torch.inference_mode():
-            encoder_out, out_lens = conformer(mels.to(device), lens.to(device))
+            encoder_out, out_lens = conformer(mels.to(device), lens)
             log_probs = head(encoder_out).cpu()
         said = [cut.supervisions[0] for cut in batch]
         paths = ctc_viterbi(log_probs, out_lens.cpu(), [[ids[p] for p in s.custom["phonemes"]] for s in said])

@@ -53,7 +53,7 @@ def frames_of(source: Path, cuts: Iterable, features: Features, max_duration: fl
 
 
 def _conformer(path: Path, cuts: Iterable, features: Features, max_duration: float) -> Iterator[Frames]:
-    """Ours, in padded batches: what an utterance gives does not depend on its batch."""
+    """Ours, in batches: what an utterance gives does not depend on its batch."""
     from entropy_asr.audio.batches import evaluation_batches
     from entropy_asr.models.artifacts import load_encoder
 
@@ -65,11 +65,11 @@ def _conformer(path: Path, cuts: Iterable, features: Features, max_duration: flo
     for batch, mels, lens in evaluation_batches(cuts, features, max_duration):
         seen.clear()
         with torch.inference_mode():
-            _, out_lens = encoder(mels.to(choose_device()), lens.to(choose_device()))
-        layers = [layer.float().cpu() for layer in seen]
-        for row, (cut, length) in enumerate(zip(batch, out_lens.tolist(), strict=True)):
-            centres = (MODEL_FRAMES * np.arange(length) + FIRST_CENTRE) * features.frame_shift
-            yield Frames(cut.id, [layer[row, :length] for layer in layers], centres)
+            _, out_lens = encoder(mels.to(choose_device()), lens)
+        utterances = zip(*(layer.float().cpu().split(out_lens.tolist()) for layer in seen), strict=True)
+        for cut, layers in zip(batch, utterances, strict=True):
+            centres = (MODEL_FRAMES * np.arange(len(layers[0])) + FIRST_CENTRE) * features.frame_shift
+            yield Frames(cut.id, list(layers), centres)
 
 
 def _hugging_face(folder: Path, cuts: Iterable, features: Features) -> Iterator[Frames]:

@@ -88,10 +88,8 @@ class TokenScorer:
         ids = [item.ids for item in encoded]
         encoder_out, out_lens = self.system.encoder(mels, lens)
         embedded, embedded_lens = self.system.adaptor(encoder_out, out_lens)
-        speech = [row[:length] for row, length in zip(embedded, embedded_lens.tolist(), strict=True)]
-        silent = [torch.zeros(0, embedded.size(2), device=embedded.device)] * len(batch)
-        heard, labels = self.system.answer_logits(speech, ids)
-        alone, _ = self.prior.answer_logits(silent, ids)
+        heard, labels = self.system.answer_logits(embedded, embedded_lens, ids)
+        alone, _ = self.prior.answer_logits(embedded, torch.zeros_like(embedded_lens), ids)
         rows = torch.arange(len(labels), device=labels.device)
         system = -heard.log_softmax(-1)[rows, labels]
         alone = alone.log_softmax(-1)
@@ -139,7 +137,7 @@ def measure(
     kept = {name: HashSample(metrics.units) for name in SETS}
     for name, (cuts, aligned) in sets.items():
         for batch, mels, lens in evaluation_batches(cuts, features, metrics.max_duration):
-            for utterance, vectors, facts in scorer.batch(batch, mels.to(device), lens.to(device), aligned, features):
+            for utterance, vectors, facts in scorer.batch(batch, mels.to(device), lens, aligned, features):
                 kept[name].update(utterance, vectors, facts)
     classes = len(scorer.classes) + 1
     options = ProbeOptions("linear", metrics.probe_seeds, metrics.max_epochs, metrics.mlp_hidden, metrics.resamples)

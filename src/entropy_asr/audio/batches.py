@@ -71,7 +71,8 @@ class Batch:
     position: Position
 
     def to(self, device: torch.device) -> "Batch":
-        return replace(self, features=self.features.to(device), feature_lens=self.feature_lens.to(device))
+        """With its features on a device; lengths stay on the CPU, where they are read."""
+        return replace(self, features=self.features.to(device, non_blocking=True))
 
     @property
     def weight(self) -> int:

@@ -48,7 +48,7 @@ def main(
             int(settings.decode.max_tokens_per_second * cut.duration) + settings.decode.max_tokens_constant for cut in batch
         ]
         options = settings.decode
-        found = model.generate(features.to(device), lens.to(device), limits, options.num_beams, options.no_repeat_ngram)
+        found = model.generate(features.to(device), lens, limits, options.num_beams, options.no_repeat_ngram)
         seconds = (time.perf_counter() - begun) / sum(cut.duration for cut in batch)
         for cut, ids in zip(batch, found, strict=True):
             rows.append(

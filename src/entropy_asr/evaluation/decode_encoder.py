@@ -49,7 +49,7 @@ def main(
     for batch, features, lens in evaluation_batches(read_cuts([cuts]), settings.features, settings.decode.max_duration):
         begun = time.perf_counter()
         with torch.inference_mode():
-            encoder_out, encoder_out_lens = conformer(features.to(device), lens.to(device))
+            encoder_out, encoder_out_lens = conformer(features.to(device), lens)
             log_probs = head(encoder_out)
             log_probs[..., BLANK_ID] -= penalty
             paths = ctc_greedy(log_probs, encoder_out_lens) if beams == 1 else ctc_prefix_beam(log_probs, encoder_out_lens, beams)

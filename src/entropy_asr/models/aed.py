@@ -4,11 +4,14 @@ A Transformer decoder (Vaswani et al., 2017) attends to the encoder's frames and
 mean cross-entropy of the transcript and its end.  It serves encoder pretraining alone: what goes on to the LLM is the encoder.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from entropy_asr.models.conformer import length_mask
+from entropy_asr.models.packing import padded
 
 IGNORED = -100
 
@@ -48,7 +51,7 @@ class AttentionDecoder(nn.Module):
         x = self.embedding(previous) * self.width**0.5
         x = self.dropout(x + sinusoids(previous.size(1), self.width, x.device).to(x.dtype))
         later = torch.ones(previous.size(1), previous.size(1), dtype=torch.bool, device=x.device).triu(1)
-        padding = ~length_mask(encoder_out_lens, encoder_out.size(1))
+        padding = ~length_mask(encoder_out_lens, encoder_out.size(1), encoder_out.device)
         for layer in self.layers:
             x = layer(x, encoder_out, tgt_mask=later, memory_key_padding_mask=padding)
         return F.linear(self.norm(x), self.embedding.weight).float()  # embeddings tied to the output (Press and Wolf, 2017)
@@ -56,7 +59,7 @@ class AttentionDecoder(nn.Module):
 
 def sinusoids(length: int, width: int, device: torch.device) -> Tensor:
     """Absolute positions, (length, width) float32 (Vaswani et al., 2017, section 3.5)."""
-    rate = torch.exp(torch.arange(0, width, 2, device=device) * (-torch.log(torch.tensor(10_000.0)) / width))
+    rate = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000.0) / width))
     angle = torch.outer(torch.arange(length, device=device).float(), rate)
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
 
@@ -74,10 +77,8 @@ def aed_loss(
         loss in nats a unit, with label smoothing; and its part `cross_entropy`, without.
     """
     device = encoder_out.device
-    begun = [torch.tensor([decoder.sos_eos, *ids]) for ids in targets]
-    ended = [torch.tensor([*ids, decoder.sos_eos]) for ids in targets]
-    previous = nn.utils.rnn.pad_sequence(begun, batch_first=True, padding_value=decoder.sos_eos).to(device)
-    labels = nn.utils.rnn.pad_sequence(ended, batch_first=True, padding_value=IGNORED).to(device)
+    previous = padded([[decoder.sos_eos, *ids] for ids in targets], decoder.sos_eos, device)
+    labels = padded([[*ids, decoder.sos_eos] for ids in targets], IGNORED, device)
     scores, labels = decoder(previous, encoder_out, lens).flatten(0, 1), labels.flatten()
     loss = F.cross_entropy(scores, labels, ignore_index=IGNORED, label_smoothing=label_smoothing)
     plain = F.cross_entropy(scores.detach(), labels, ignore_index=IGNORED)

@@ -1,62 +1,92 @@
-"""Attention: FlashAttention-2 where it is installed and can run, torch's scaled_dot_product_attention otherwise.
+"""Attention within each row of a packed batch, for the encoder and for the LLM.
 
-One function for the encoder, one name for the LLM; `tests/models/test_attention.py` holds both ways equal.  FlashAttention
-takes the real frames of all utterances as one packed row, so padding costs nothing.
+On a GPU, in bf16, by FlashAttention-2's kernel for rows of different lengths: that of the package flash-attn where it is
+installed, else PyTorch's own copy (`torch.nn.attention.varlen`).  Elsewhere by scaled_dot_product_attention, row by row on a CPU,
+padded on a GPU.  `tests/models/test_attention.py` holds all ways equal.  Attention weights have no dropout: these kernels of
+PyTorch have none, and what is trained must not depend on the kernel.
 """
 
 import importlib.util
+import inspect
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-PACKED = "packed_sdpa"  # `models.packed_attention`, which is no part of this module: an encoder needs no transformers
+from entropy_asr.models.packing import Packing, put, take
+
+Kernel = Literal["flash-attn", "torch varlen", "torch SDPA"]
+PACKED = "packed"  # `models.packed_attention`, which is no part of this module: an encoder needs no transformers
 
 
-@lru_cache(maxsize=1)
-def flash_attention_installed() -> bool:
-    """Whether the package flash-attn is there and a GPU to run it (its kernels need one of the Ampere generation or later)."""
-    if importlib.util.find_spec("flash_attn") is None or not torch.cuda.is_available():
+@lru_cache
+def kernel(device: str, dtype: torch.dtype, head_dim: int) -> Kernel:
+    """Which one computes attention on a kind of device ("cuda", "cpu")."""
+    fits = device == "cuda" and dtype in (torch.bfloat16, torch.float16) and head_dim % 8 == 0 and head_dim <= 256
+    if not fits or torch.cuda.get_device_capability()[0] < 8:  # FlashAttention-2 needs the Ampere generation or later
+        return "torch SDPA"
+    if importlib.util.find_spec("flash_attn") is not None:
+        return "flash-attn"
+    return "torch varlen" if _has_varlen() else "torch SDPA"
+
+
+def _has_varlen() -> bool:
+    if importlib.util.find_spec("torch.nn.attention.varlen") is None:
         return False
-    return torch.cuda.get_device_capability()[0] >= 8
+    from torch.nn.attention.varlen import varlen_attn
+
+    return {"window_size", "enable_gqa"} <= inspect.signature(varlen_attn).parameters.keys()
 
 
-def llm_attention(precision: str) -> str:
-    """What transformers calls the attention of an LLM that computes in this precision, fp32 or bf16."""
-    return "flash_attention_2" if flash_attention_installed() and precision == "bf16" else PACKED
+def kernels(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> str:
+    """Those of a module's attention layers, for the log and the provenance; layers that are not ours are left out."""
+    found = {m.head_dim for m in module.modules() if isinstance(getattr(m, "head_dim", None), int)}
+    return ", ".join(sorted({kernel(device.type, dtype, head_dim) for head_dim in found}))
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, real: Tensor | None, dropout: float = 0.0) -> Tensor:
-    """Softmax attention of each frame to the real frames of its utterance.
+def attend(query: Tensor, key: Tensor, value: Tensor, packing: Packing, causal: bool = False) -> Tensor:
+    """Softmax attention of each position to those of its own row, or to itself and those before it.
 
     Args:
-        query, key, value: (N, H, T, head_dim).
-        real: (N, T) bool, True where a frame is real; None where all are.
-        dropout: of the attention weights.
+        query: (total, H, head_dim).
+        key, value: (total, H or a divisor of it, head_dim): each key head serves the query heads of one group.
 
     Returns:
-        (N, H, T, head_dim); where `real` is False, anything finite.
+        (total, H, head_dim).
     """
-    if flash_attention_installed() and query.is_cuda and query.dtype != torch.float32:
-        return _flash(query, key, value, real, dropout)
-    mask = None if real is None else real[:, None, None, :]
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    chosen = kernel(query.device.type, query.dtype, query.size(-1))
+    bounds, longest = packing.bounds, packing.longest
+    if chosen == "flash-attn":
+        from flash_attn import flash_attn_varlen_func
+
+        return flash_attn_varlen_func(query, key, value, bounds, bounds, longest, longest, causal=causal)
+    if chosen == "torch varlen":
+        from torch.nn.attention.varlen import varlen_attn
+
+        window, grouped = (-1, 0) if causal else (-1, -1), query.size(1) != key.size(1)
+        return varlen_attn(query, key, value, bounds, bounds, longest, longest, window_size=window, enable_gqa=grouped)
+    return (_by_row if query.device.type == "cpu" else _padded)(query, key, value, packing, causal)
 
 
-def pack(x: Tensor, real: Tensor) -> tuple[Tensor, Tensor, int]:
-    """(N, H, T, D) to the (frames, H, D) of real ones, where each utterance begins and ends, (N + 1,) int32, and the longest."""
-    lens = real.sum(1, dtype=torch.int32)
-    return x.transpose(1, 2)[real], F.pad(lens.cumsum(0, dtype=torch.int32), (1, 0)), int(lens.max())
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """Of (N, T, H, head_dim)."""
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    grouped = query.size(1) != key.size(1)
+    return F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal, enable_gqa=grouped).transpose(1, 2)
 
 
-def _flash(query: Tensor, key: Tensor, value: Tensor, real: Tensor | None, dropout: float) -> Tensor:
-    from flash_attn import flash_attn_func, flash_attn_varlen_func
+def _by_row(query: Tensor, key: Tensor, value: Tensor, packing: Packing, causal: bool) -> Tensor:
+    """A mask over the whole packed row would make attention cost as the square of the batch."""
+    rows = zip(*(x[None].split(packing.lens, dim=1) for x in (query, key, value)), strict=True)
+    return torch.cat([_sdpa(*row, None, causal)[0] for row in rows])
 
-    if real is None:
-        return flash_attn_func(*(x.transpose(1, 2) for x in (query, key, value)), dropout_p=dropout).transpose(1, 2)
-    (q, bounds, longest), (k, _, _), (v, _, _) = (pack(x, real) for x in (query, key, value))
-    packed = flash_attn_varlen_func(q, k, v, bounds, bounds, longest, longest, dropout_p=dropout)
-    out = query.new_zeros(query.transpose(1, 2).shape)
-    out[real] = packed
-    return out.transpose(1, 2)
+
+def _padded(query: Tensor, key: Tensor, value: Tensor, packing: Packing, causal: bool) -> Tensor:
+    n, longest = len(packing.lens), packing.longest
+    places = packing.padded(longest)
+    rows = [put(x.flatten(1), places, n * longest).view(n, longest, *x.shape[1:]) for x in (query, key, value)]
+    # Padding comes last, so that a causal mask hides it from all real positions.
+    mask = None if causal else put(torch.ones_like(places)[:, None], places, n * longest).view(n, 1, 1, longest) > 0
+    return take(_sdpa(*rows, mask, causal), places)

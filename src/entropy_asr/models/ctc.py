@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from entropy_asr.models.conformer import length_mask
+from entropy_asr.models.packing import to_device
 
 BLANK_ID = 0
 EMBEDDING_SCALE = 5.0
@@ -35,7 +36,7 @@ class CtcHead(nn.Module):
 
 
 def ctc_loss(log_probs: Tensor, lens: Tensor, targets: Tensor, target_lens: Tensor) -> Tensor:
-    """CTC loss of each utterance, (N,). log_probs: (N, T, V); targets: (N, S) padded with anything."""
+    """CTC loss of each utterance, (N,). log_probs: (N, T, V); targets: (N, S) padded with anything; lengths on the CPU."""
     return F.ctc_loss(
         log_probs.transpose(0, 1), targets, lens, target_lens, blank=BLANK_ID, reduction="none", zero_infinity=False
     )
@@ -48,7 +49,7 @@ def symmetric_kl(first: Tensor, second: Tensor, lens: Tensor) -> Tensor:
         first, second: (N, T, V) log-probabilities of the two copies.
         lens: (N,) real frames.
     """
-    real = length_mask(lens, first.size(1))[:, :, None]
+    real = length_mask(lens, first.size(1), first.device)[:, :, None]
     forward = F.kl_div(first, second.detach(), log_target=True, reduction="none")
     backward = F.kl_div(second, first.detach(), log_target=True, reduction="none")
     return 0.5 * (forward + backward).masked_fill(~real, 0.0).sum()
@@ -60,37 +61,35 @@ def cr_ctc_loss(
     """CR-CTC loss a frame of a batch whose second half holds the second copies, in the same order.
 
     Args:
-        log_probs: (2N, T, V); lens: (2N,); targets: (N, S); target_lens: (N,).
+        log_probs: (2N, T, V); lens: (2N,), on the CPU; targets: (N, S); target_lens: (N,), on the CPU.
 
     Returns:
         loss in nats a frame, and its parts `ctc` and `consistency`.
     """
     first, second = log_probs.chunk(2)
     lens = lens[: first.size(0)]
-    frames = lens.sum()
+    frames = int(lens.sum())
     ctc = 0.5 * (ctc_loss(first, lens, targets, target_lens) + ctc_loss(second, lens, targets, target_lens)).sum() / frames
     consistency = symmetric_kl(first, second, lens) / frames
     return ctc + alpha * consistency, {"ctc": ctc.detach(), "consistency": consistency.detach()}
 
 
-def embedding_ctc(embeddings: Sequence[Tensor], units: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
+def embedding_ctc(vectors: Tensor, lens: Tensor, units: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
     """CTC of vectors that shall be unit embeddings themselves: a unit's logit is its product with the vector.
 
     So each vector is drawn to the embedding of one unit or of the blank.  Utterances with more units than vectors count nothing.
 
     Args:
-        embeddings: one (L_i, D) an utterance.
+        vectors: (N, L, D), anything on padding; lens: (N,), on the CPU.
         units: (U, D), lengths about 1; not learned.  The first is the blank.
         targets: rows of `units` that each utterance has in turn.
 
     Returns:
         nats a unit, over the whole batch.
     """
-    vectors = torch.nn.utils.rnn.pad_sequence(list(embeddings), batch_first=True)
     log_probs = F.log_softmax((EMBEDDING_SCALE * vectors @ units.detach().to(vectors.dtype).T).float(), dim=-1)  # (N, L, U)
-    lens = torch.tensor([len(vector) for vector in embeddings])
     target_lens = torch.tensor([len(target) for target in targets])
-    flat = torch.tensor([unit for target in targets for unit in target], device=vectors.device)
+    flat = to_device([unit for target in targets for unit in target], vectors.device)
     loss = F.ctc_loss(log_probs.transpose(0, 1), flat, lens, target_lens, BLANK_ID, reduction="sum", zero_infinity=True)
     return loss / max(1, len(flat))
 

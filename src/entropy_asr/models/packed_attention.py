@@ -1,38 +1,40 @@
-"""An LLM's attention to a packed row, by torch's scaled_dot_product_attention: utterance by utterance.
+"""An LLM's attention to a packed row, by `models.attention`.  Importing this makes it known to transformers."""
 
-A mask over the whole row would make attention cost as the square of the batch.  Importing this makes it known to transformers.
-"""
-
-from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from entropy_asr.models.attention import PACKED
+from entropy_asr.models.attention import PACKED, attend
+from entropy_asr.models.packing import Packing
 
 
-def _packed_sdpa(
+def _packed(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     mask: Tensor | None,
-    row_lens: Sequence[int] | None = None,
+    packing: Packing | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention of a transformers LLM; within `row_lens` consecutive positions each where they are given, else by `mask`.
+    """Causal attention of a transformers LLM, within the rows of `packing` where it is given, else by `mask`.
 
-    query: (N, H, L, head_dim); returns (N, L, H, head_dim). row_lens: sums to L.
+    query: (1, H, total, head_dim); returns (1, total, H, head_dim).
+
+    Raises:
+        NotImplementedError: the LLM attends to a window that is shorter than a row, or scales its products in its own way.
     """
-    if row_lens is None:
+    if packing is None:
         return sdpa_attention_forward(module, query, key, value, mask, **options)
-    rows = zip(*(x.split(list(row_lens), dim=2) for x in (query, key, value)), strict=True)
-    return torch.cat([sdpa_attention_forward(module, *row, None, **options)[0] for row in rows], dim=1), None
+    window, scale = options.get("sliding_window"), options.get("scaling")
+    if (window is not None and window < packing.longest) or (scale is not None and scale != query.size(-1) ** -0.5):
+        raise NotImplementedError(f"packed attention with sliding_window={window}, scaling={scale}")
+    query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
+    return attend(query, key, value, packing, causal=True)[None], None
 
 
-AttentionInterface.register(PACKED, _packed_sdpa)
+AttentionInterface.register(PACKED, _packed)
 AttentionMaskInterface.register(PACKED, sdpa_mask)

@@ -39,7 +39,7 @@ class CkaMonitor:
         value = self._cka()
         self.trace.append({"step": step, "cka": round(value, 6), "part": self.part})
         below = value < self.config.threshold and self.part < self.config.max_parts - 1
-        if distributed.agree(below and distributed.rank() == 0, self.device):
+        if distributed.agree(below and distributed.rank() == 0):
             self._take_reference()
             return True
         return False
@@ -53,10 +53,10 @@ class CkaMonitor:
         self.encoder.eval()
         cka = LinearCka()
         for features, lens in self.batches:
-            features, lens = features.to(self.device), lens.to(self.device)
+            features = features.to(self.device)
             now, out_lens = self.encoder(features, lens)
             then, _ = self.reference(features, lens)
-            real = length_mask(out_lens, now.size(1))
+            real = length_mask(out_lens, now.size(1), now.device)
             cka.update(now[real], then[real])
         self.encoder.train(was_training)
         return cka.value()

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from lhotse import CutSet
 from lhotse.cut import Cut
@@ -25,6 +26,7 @@ from entropy_asr.models.aed import AttentionDecoder, aed_loss
 from entropy_asr.models.conformer import ConformerEncoder, subsampled_length
 from entropy_asr.models.ctc import CtcHead, cr_ctc_loss
 from entropy_asr.models.flops import decoder_flops, encoder_flops
+from entropy_asr.models.packing import padded
 
 
 class Labels(NamedTuple):
@@ -92,8 +94,8 @@ class CrCtcModel(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """batch.features: (2N, T, num_mel_bins), first copies first."""
         encoder_out, lens = self.encoder(batch.features, batch.feature_lens)
-        targets = nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in batch.targets], batch_first=True).to(encoder_out.device)
-        target_lens = torch.tensor([len(ids) for ids in batch.targets], device=encoder_out.device)
+        targets = padded(batch.targets, 0, encoder_out.device)
+        target_lens = torch.tensor([len(ids) for ids in batch.targets])
         return cr_ctc_loss(self.head(encoder_out), lens, targets, target_lens, self.alpha)
 
     def flops(self, batch: Batch) -> float:
@@ -115,14 +117,13 @@ class AedModel(nn.Module):
 
     def flops(self, batch: Batch) -> float:
         """Of forward and backward on the batch's real frames and units."""
-        decoder = 0.0
-        for frames, ids in zip(batch.feature_lens.tolist(), 2 * batch.targets, strict=True):
-            decoder += decoder_flops(self.head, subsampled_length(frames), len(ids) + 1)
-        return 3 * (_encoder_flops(self.encoder, batch) + decoder)
+        frames, units = batch.feature_lens.numpy(), np.array([len(ids) + 1 for ids in 2 * batch.targets])
+        decoder = decoder_flops(self.head, subsampled_length(frames), units).sum()
+        return 3 * (_encoder_flops(self.encoder, batch) + float(decoder))
 
 
 def _encoder_flops(encoder: ConformerEncoder, batch: Batch) -> float:
-    return sum(encoder_flops(encoder.config, encoder.num_mel_bins, frames) for frames in batch.feature_lens.tolist())
+    return float(encoder_flops(encoder.config, encoder.num_mel_bins, batch.feature_lens.numpy()).sum())
 
 
 def build(

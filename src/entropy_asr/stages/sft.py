@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from lhotse import CutSet
 from lhotse.cut import Cut
@@ -23,7 +24,6 @@ from entropy_asr.audio.batches import Batch, TrainingBatches, read_cuts, validat
 from entropy_asr.config import Schedule
 from entropy_asr.errors import InputError
 from entropy_asr.models.artifacts import save_system
-from entropy_asr.models.attention import llm_attention
 from entropy_asr.models.conformer import subsampled_length
 from entropy_asr.models.ctc import embedding_ctc
 from entropy_asr.models.flops import encoder_flops, llm_flops
@@ -54,12 +54,10 @@ class TranscriptLoss(nn.Module):
         encoder_passes = 3 if next(encoder.parameters()).requires_grad else 1
         llm_passes = 3 if next(llm.parameters()).requires_grad else 2
         prompt = len(self.system.prompt.before) + len(self.system.prompt.after)
-        flops = 0.0
-        for frames, ids in zip(batch.feature_lens.tolist(), batch.targets, strict=True):
-            speech = self.system.adaptor.output_length(subsampled_length(frames))
-            flops += encoder_passes * encoder_flops(encoder.config, encoder.num_mel_bins, frames)
-            flops += llm_passes * llm_flops(llm.config, prompt + speech + len(ids), len(ids) + 1)
-        return flops
+        frames, tokens = batch.feature_lens.numpy(), np.array([len(ids) for ids in batch.targets])
+        speech = self.system.adaptor.output_length(subsampled_length(frames))
+        heard = encoder_passes * encoder_flops(encoder.config, encoder.num_mel_bins, frames).sum()
+        return float(heard + llm_passes * llm_flops(llm.config, prompt + speech + tokens, tokens + 1).sum())
 
 
 class AlignmentLoss(TranscriptLoss):
@@ -73,16 +71,18 @@ class AlignmentLoss(TranscriptLoss):
         """spoken: token ids of each utterance's pronunciation; blank: the token of no phoneme."""
         super().__init__(system)
         self.weight = weight
-        self.units = [blank, *sorted({token for tokens in spoken.values() for token in tokens} - {blank})]
-        row = {token: i for i, token in enumerate(self.units)}
+        units = [blank, *sorted({token for tokens in spoken.values() for token in tokens} - {blank})]
+        self.register_buffer("units", torch.tensor(units), persistent=False)
+        row = {token: i for i, token in enumerate(units)}
         self.spoken = {name: [row[token] for token in tokens] for name, tokens in spoken.items()}
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        speech = self.system.speech_embeddings(batch.features, batch.feature_lens)
-        logits, labels = self.system.answer_logits(speech, batch.targets)
+        speech, lens = self.system.speech_embeddings(batch.features, batch.feature_lens)
+        logits, labels = self.system.answer_logits(speech, lens, batch.targets)
         # Utterances that were replaced by audio without speech have an empty transcript.
         said = [self.spoken[name] if target else [] for name, target in zip(batch.ids, batch.targets, strict=True)]
-        ctc = embedding_ctc(speech, self.system.llm.get_input_embeddings().weight[self.units], said)
+        units = self.system.llm.get_input_embeddings().weight.index_select(0, self.units)
+        ctc = embedding_ctc(speech, lens, units, said)
         transcript = F.cross_entropy(logits, labels)
         return transcript + self.weight * ctc, {"transcript_loss": transcript.detach(), "pronunciation_ctc": ctc.detach()}
 
@@ -154,7 +154,6 @@ def train_system(
     if settings.engine.activation_checkpointing:
         system.encoder.checkpoint_activations = True
         checkpoint_layers(system.llm)
-    system.llm.set_attn_implementation(llm_attention(settings.engine.precision))
     device = distributed.start()
     cuts, target = read_cuts(list(train)), Transcripts(tokenizer.backend_tokenizer)
     batches = TrainingBatches(

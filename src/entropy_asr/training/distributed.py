@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 import torch
@@ -89,39 +90,59 @@ def _shared(tensor: torch.Tensor) -> torch.Tensor:
 
 def wait() -> None:
     """Until all ranks are here."""
-    largest(0, torch.device("cpu"))
+    largest(0)
 
 
-def agree(flag: bool, device: torch.device) -> bool:
+# Numbers of the host go through the CPU's backend: nothing waits for a GPU.
+def agree(flag: bool) -> bool:
     """True on every rank if it is true on any."""
-    return bool(largest(int(flag), device))
+    return bool(largest(int(flag)))
 
 
-def from_first(value: int, device: torch.device) -> int:
+def from_first(value: int) -> int:
     """Rank 0's value, on every rank."""
-    tensor = _shared(torch.tensor(value, device=device))
+    tensor = _shared(torch.tensor(value))
     if world_size() == 1:
         return value
     dist.broadcast(tensor, src=0)
     return int(tensor.item())
 
 
-def largest(value: int, device: torch.device) -> int:
+def largest(value: int) -> int:
     """The largest of all ranks' values, on every rank."""
-    tensor = _shared(torch.tensor(value, device=device))
+    tensor = _shared(torch.tensor(value))
     if world_size() == 1:
         return value
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return int(tensor.item())
 
 
-def total(value: float, device: torch.device) -> float:
-    """Sum over ranks."""
-    tensor = _shared(torch.tensor(value, device=device, dtype=torch.float64))
-    if world_size() == 1:
-        return value
-    dist.all_reduce(tensor)
-    return tensor.item()
+def totals(*values: float) -> list[float]:
+    """Sum over ranks of each value, on every rank the same."""
+    tensor = torch.tensor(values, dtype=torch.float64)
+    return torch.stack(gather(tensor)).sum(0).tolist()
+
+
+def agree_later(flag: torch.Tensor) -> Callable[[], bool]:
+    """As :func:`agree`, of a flag on the device: what is returned gives the answer.
+
+    On a GPU it waits for what was launched before this call alone, so that launches go on in the meantime.
+    """
+    found = _shared(flag.detach().to(torch.int32))
+    if world_size() > 1:
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    if found.device.type != "cuda":
+        return lambda: bool(found)
+    answer = torch.empty((), dtype=torch.int32, pin_memory=True)
+    answer.copy_(found, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def read() -> bool:
+        copied.synchronize()
+        return bool(answer)
+
+    return read
 
 
 def gather(tensor: torch.Tensor) -> list[torch.Tensor]:

@@ -78,6 +78,7 @@ class Engine:
                     "weight_decay": decay,
                     "matrices": [tuple(p.shape) for p in parameters] if muon else [],
                     "renew": schedule.muon_renew,
+                    "taken": 0,
                 }
                 for (_, decay, muon), parameters in groups.items()
             ],
@@ -133,10 +134,22 @@ class Engine:
             group["lr"] = lr * scale
         return lr
 
-    def backward_and_step(self, loss: Tensor) -> None:
-        """One micro-batch; the optimiser moves at the accumulation boundary."""
+    def backward(self, loss: Tensor) -> None:
+        """Of one micro-batch; its gradients join those of the others since the last optimiser step."""
         self.engine.backward(loss)
+
+    def step(self) -> None:
+        """After each backward; the optimiser moves at the accumulation boundary."""
         self.engine.step()
+
+    def discard(self) -> None:
+        """After a backward, in place of `step`: forget the gradients of all micro-batches since the last optimiser step."""
+        self.engine.micro_steps -= self.engine.micro_steps % self.schedule.accumulation
+        # As DeepSpeed does where gradients overflow.
+        self.optimiser.zero_grad()
+        for group in range(len(self.optimiser.bit16_groups)):
+            self.optimiser.averaged_gradients[group] = None
+            self.optimiser.all_grad_tensors[group] = None
 
     def probe(self, batch: Any) -> None:
         """Forward and backward of one batch that leave nothing behind: no gradient, no random number drawn.
@@ -186,7 +199,7 @@ class Engine:
         if self.device.type == "cuda":
             for index, state in enumerate(distributed.gather(torch.cuda.get_rng_state())):
                 tensors[f"cuda_rng.{index}"] = state
-        counters = {**counters, "optimiser_step": int(self._states()[0]["step"])}
+        counters = {**counters, "optimiser_step": self.optimiser.param_groups[0]["taken"]}
         if writes:
             write_tensors(path, tensors, {"counters": json.dumps(counters)})
         distributed.wait()
@@ -197,8 +210,10 @@ class Engine:
 
         with safe_open(path, framework="pt", device="cpu") as file:
             counters = json.loads(file.metadata()["counters"])
-            for state in self._states():
-                state["step"].fill_(counters["optimiser_step"])
+            for group in self.optimiser.param_groups:
+                group["taken"] = counters["optimiser_step"]
+            for partition in self.optimiser.single_partition_of_fp32_groups:
+                self.optimiser.optimizer.state[partition]["step"].fill_(counters["optimiser_step"])
             for name, parameter in self.trainable.items():
                 weight = file.get_tensor(f"weight.{name}").to(self.device)
                 parameter.data.copy_(weight)
@@ -212,9 +227,6 @@ class Engine:
                 torch.cuda.set_rng_state(file.get_tensor(f"cuda_rng.{distributed.rank()}"))
             extra = {name.removeprefix("extra."): file.get_tensor(name) for name in names if name.startswith("extra.")}
         return counters, extra
-
-    def _states(self) -> list[dict[str, Tensor]]:
-        return [self.optimiser.optimizer.state[partition] for partition in self.optimiser.single_partition_of_fp32_groups]
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

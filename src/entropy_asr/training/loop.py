@@ -24,7 +24,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from torch import Tensor
 
 from entropy_asr.errors import InputError
-from entropy_asr.models.attention import llm_attention
+from entropy_asr.models.attention import kernels
 from entropy_asr.models.flops import matmul_rate
 from entropy_asr.signals import EXIT_INTERRUPTED, handle_stop
 from entropy_asr.training import distributed
@@ -101,6 +101,8 @@ class Trainer:
         self.started_at_step = 0
         self.saved_at = time.monotonic()
         self.matmul_rate = math.nan
+        dtype = torch.bfloat16 if engine.config.precision == "bf16" else torch.float32
+        self.attention = kernels(engine.module, engine.device, dtype)
         self.tensorboard: EventsWriter | None = None
 
     def resume(self, initial: Path | None = None) -> None:
@@ -109,7 +111,7 @@ class Trainer:
         From here on a request to stop is noted, and answered after a step.
         """
         handle_stop(self._on_signal)
-        saved = self.state.open(self.engine.device)
+        saved = self.state.open()
         if saved or initial:
             self.restore(saved or initial)
         if saved:
@@ -139,11 +141,12 @@ class Trainer:
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
         path.write_text("".join(kept))
 
-    def cost(self) -> dict[str, float]:
-        """What it took so far, over all attempts, and for pretraining over all parts: facts of the provenance."""
+    def cost(self) -> dict[str, Any]:
+        """Facts of the provenance: the attention, and what it took so far, over all attempts, for pretraining over all parts."""
         counters = self.counters
         return {
             "end_step": counters.step,
+            "attention": self.attention,
             "audio_hours": counters.audio_seconds / 3600,
             "model_flops": counters.flops,
             "training_seconds": round(counters.wall_seconds, 1),
@@ -180,10 +183,10 @@ class Trainer:
             distributed.world_size(),
             self.engine.device.type,
             config.precision,
-            llm_attention(config.precision),
+            self.attention,
             self.matmul_rate / 1e12,
         )
-        if distributed.agree(self.interrupted, self.engine.device):
+        if distributed.agree(self.interrupted):
             log.warning("%s: asked to stop, no step taken since %d; exit %d", self.stage, counters.step, EXIT_INTERRUPTED)
             distributed.stop(EXIT_INTERRUPTED)
         with closing(self.batches.loader(counters.position, config.workers)) as loader:
@@ -207,17 +210,15 @@ class Trainer:
         while counters.step < schedule.steps:
             lr = self.engine.set_lr(counters.step)
             begun, cpu_begun = time.monotonic(), time.process_time()
-            for _ in range(schedule.accumulation):
-                loss, numbers, batch = self._micro_batch(loader)
-                seconds = distributed.total(batch.audio_seconds, self.engine.device)
-                flops = self.engine.module.flops(batch)
-                counters.audio_seconds += seconds
-                counters.flops += distributed.total(flops, self.engine.device)
-                window.add(loss, {**numbers, "padding": batch.padding}, seconds, flops)
+            taken = self._optimiser_step(loader)
             counters.step += 1
-            window.seconds += time.monotonic() - begun
+            window.add(taken, time.monotonic() - begun)
             counters.wall_seconds += time.monotonic() - begun
             counters.cpu_seconds += time.process_time() - cpu_begun
+            audio, flops = distributed.totals(sum(one.audio for one in taken), sum(one.flops for one in taken))
+            counters.audio_seconds += audio
+            counters.flops += flops
+            window.audio += audio
             done = counters.step == schedule.steps
             ends = self.monitor is not None and self.monitor.after_step(counters.step) and not done
             valid = self.validation is not None and (counters.step % config.validate_every == 0 or done or ends)
@@ -229,7 +230,7 @@ class Trainer:
                 return "monitor"
             # One number that all ranks agree on: 2 asked to stop, 1 time to save.
             due = counters.step % save_every == 0 or time.monotonic() - self.saved_at > 60 * config.save_minutes
-            wish = distributed.largest(2 if self.interrupted else int(due and not done), self.engine.device)
+            wish = distributed.largest(2 if self.interrupted else int(due and not done))
             if wish:
                 self._save_running()
             if wish == 2:
@@ -256,24 +257,46 @@ class Trainer:
                 f"{error}; lower the stage's max_duration and raise accumulation, or set engine.activation_checkpointing"
             ) from error
 
-    def _micro_batch(self, loader: Any) -> tuple[float, dict[str, float], Any]:
-        """Forward and backward of one micro-batch whose loss is finite on every rank; returns loss, numbers, batch."""
-        while True:
-            batch = next(loader).to(self.engine.device)
+    def _optimiser_step(self, loader: Iterator[Any]) -> list["_MicroBatch"]:
+        """Forward and backward of as many micro-batches as an optimiser step takes, and the step.
+
+        Whether a loss is finite, on every rank, is read when its backward pass has been launched: a GPU never waits for the
+        answer.  If it is not, what was accumulated for this step is dropped, and the step begins anew with the next batches.
+
+        Raises:
+            RuntimeError: too many losses were not finite.
+        """
+        taken: list[_MicroBatch] = []
+        while len(taken) < self.engine.schedule.accumulation:
+            asked = time.monotonic()
+            batch = next(loader)
+            waited = time.monotonic() - asked
+            one = _MicroBatch(batch.audio_seconds, self.engine.module.flops(batch), batch.padding, waited)
+            batch = batch.to(self.engine.device)
             self.counters.position = list(batch.position)
-            loss, numbers = self.engine(batch)
-            if not distributed.agree(not math.isfinite(loss.item()), self.engine.device):
-                break
-            self.counters.skipped += 1
-            if not math.isfinite(loss.item()):
-                name = f"nonfinite-{self.counters.skipped:03d}-step{self.counters.step}-rank{distributed.rank()}.safetensors"
-                path = self.log_path.with_name(name)  # beside the model: the running state goes when the run is done
-                write_tensors(path, batch.tensors(), {"ids": json.dumps(list(batch.ids)), "loss": str(loss.item())})
-                log.error("%s: step %d: loss is %s; batch skipped, kept as %s", self.stage, self.counters.step, loss.item(), path)
-            if self.counters.skipped > self.engine.config.max_nonfinite:
-                raise RuntimeError(f"{self.stage}: {self.counters.skipped} batches gave a non-finite loss (engine.max_nonfinite)")
-        self.engine.backward_and_step(loss)
-        return loss.item(), {name: float(value) for name, value in numbers.items()}, batch
+            one.loss, one.numbers = self.engine(batch)
+            wrong = distributed.agree_later(~one.loss.isfinite())
+            self.engine.backward(one.loss)
+            if wrong():
+                self._skip(batch, one.loss.item())
+                self.engine.discard()
+                taken.clear()
+            else:
+                self.engine.step()
+                one.loss = one.loss.detach()
+                taken.append(one)
+        return taken
+
+    def _skip(self, batch: Any, loss: float) -> None:
+        """Note a batch whose loss is not finite on some rank; keep it, where it is this one."""
+        self.counters.skipped += 1
+        if not math.isfinite(loss):
+            name = f"nonfinite-{self.counters.skipped:03d}-step{self.counters.step}-rank{distributed.rank()}.safetensors"
+            path = self.log_path.with_name(name)  # beside the model: the running state goes when the run is done
+            write_tensors(path, batch.tensors(), {"ids": json.dumps(list(batch.ids)), "loss": str(loss)})
+            log.error("%s: step %d: loss is %s; batch skipped, kept as %s", self.stage, self.counters.step, loss, path)
+        if self.counters.skipped > self.engine.config.max_nonfinite:
+            raise RuntimeError(f"{self.stage}: {self.counters.skipped} batches gave a non-finite loss (engine.max_nonfinite)")
 
     def _report(self, window: "_Window", lr: float, measured: dict[str, float]) -> None:
         if distributed.rank() != 0:
@@ -334,22 +357,43 @@ class Trainer:
         self.interrupted = True
 
 
+@dataclass
+class _MicroBatch:
+    """One that was learned from. audio: seconds; waited: seconds for its data; loss, numbers: on the device."""
+
+    audio: float
+    flops: float
+    padding: float
+    waited: float
+    loss: Tensor | None = None
+    numbers: dict[str, Tensor] = field(default_factory=dict)
+
+
 class _Window:
-    """Means since the last log line."""
+    """Since the last log line. audio: seconds, of all ranks; the rest of this one."""
 
     def __init__(self) -> None:
-        self.count, self.audio, self.seconds, self.flops = 0, 0.0, 0.0, 0.0
-        self.sums: dict[str, float] = {}
+        self.audio = self.seconds = 0.0
+        self.taken: list[_MicroBatch] = []
 
-    def add(self, loss: float, numbers: dict[str, float], audio: float, flops: float) -> None:
-        self.count += 1
-        self.audio += audio
-        self.flops += flops
-        for name, value in {"loss": loss, **numbers}.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+    def add(self, taken: list[_MicroBatch], seconds: float) -> None:
+        self.taken += taken
+        self.seconds += seconds
+
+    @property
+    def flops(self) -> float:
+        return sum(one.flops for one in self.taken)
 
     def means(self) -> dict[str, float]:
-        return {name: round(value / self.count, 6) for name, value in self.sums.items()}
+        """Of loss, its parts, and the share of padding; and the share of time that data was waited for. Reads the GPU."""
+        found = {"loss": torch.stack([one.loss for one in self.taken])}
+        for name in self.taken[-1].numbers:
+            found[name] = torch.stack([one.numbers[name] for one in self.taken])
+        return {
+            **{name: round(values.double().mean().item(), 6) for name, values in found.items()},
+            "padding": round(sum(one.padding for one in self.taken) / len(self.taken), 6),
+            "data_wait": round(sum(one.waited for one in self.taken) / max(self.seconds, 1e-9), 4),
+        }
 
 
 def _peak_memory(device: torch.device) -> int:

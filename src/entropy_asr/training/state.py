@@ -11,8 +11,6 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from entropy_asr.training import distributed
 
 log = logging.getLogger(__name__)
@@ -26,10 +24,10 @@ class RunningState:
     key: str
     owner: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def open(self, device: torch.device) -> Path | None:
+    def open(self) -> Path | None:
         """The newest state of this fingerprint, or None; a state of another one is moved aside. Collective: rank 0 looks."""
         newest = self._open() if distributed.rank() == 0 else -1
-        newest = distributed.from_first(newest, device)
+        newest = distributed.from_first(newest)
         return self.path(newest) if newest >= 0 else None
 
     def _open(self) -> int:

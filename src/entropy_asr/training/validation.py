@@ -30,9 +30,11 @@ class Validation:
         self.module.eval()
         summed = weights = 0.0
         for batch in self.batches[distributed.rank() :: distributed.world_size()]:
+            weight = batch.weight
             loss, _ = self.module(batch.to(self.device))
-            summed += loss.item() * batch.weight
-            weights += batch.weight
+            summed += loss.item() * weight
+            weights += weight
         for module, mode in training.items():
             module.training = mode
-        return distributed.total(summed, self.device) / distributed.total(weights, self.device)
+        summed, weights = distributed.totals(summed, weights)
+        return summed / weights
