@@ -1,7 +1,8 @@
 """FLOPs of the models, from their shapes: what planning and model FLOP utilisation count.
 
 Matrix products and convolutions of real frames and tokens, none of padding; norms, activations, adaptor and CTC head are
-left out.  Lengths may be arrays, of one utterance each.  A backward pass costs twice the forward where weights learn, once where gradients only pass through.
+left out.  Lengths may be arrays, of one utterance each.  A backward pass costs twice the forward where weights learn, once
+where gradients only pass through.
 `tests/models/test_flops.py` compares with torch's counter.
 """
 
