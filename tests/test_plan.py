@@ -43,9 +43,9 @@ def kept_bytes(forward: Callable[[], object], leave_out: torch.nn.Module) -> int
 def test_activations_are_near_what_autograd_keeps() -> None:
     frames = subsampled_length(807)
     encoder = ConformerEncoder(ENCODER)
-    rotary = encoder.rotary(frames)
-    x, padding = torch.randn(1, frames, ENCODER.width, requires_grad=True), torch.zeros(1, frames, 1, dtype=torch.bool)
-    kept = kept_bytes(lambda: encoder.layers[1](encoder.layers[0](x, padding, None, rotary), padding, None, rotary), encoder)
+    layout = encoder.frames([frames], torch.device("cpu"), torch.float32)
+    x = torch.randn(frames, ENCODER.width, requires_grad=True)
+    kept = kept_bytes(lambda: encoder.layers[1](encoder.layers[0](x, layout), layout), encoder)
     two = ENCODER.model_copy(update={"layers": 2})
     assert plan.encoder_activation_bytes(two, frames, 4, checkpointing=False) == pytest.approx(kept, rel=0.2)
 
