@@ -2,6 +2,7 @@
 #
 #   snakemake --cores 2 results/tables/main.csv                                            the default scale, mini
 #   snakemake --cores 2 all --configfile config/smoke.yaml                                 another scale, in runs/smoke
+#   snakemake --profile workstation results/tables/main.csv                                mini, on one machine with GPUs
 #   snakemake --profile slurm results/tables/main.csv                                      the paper's scale, on a cluster, in runs/paper
 import os
 

@@ -15,10 +15,10 @@ ENVIRONMENT = os.environ | {
 }
 
 
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """The workflow with `folder` as working directory, on two cores."""
+def snakemake(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    """The workflow with `folder` as working directory, on two cores; variables: of its environment."""
     command = ["snakemake", "--snakefile", str(REPO / "Snakefile"), "--directory", str(folder), "--cores", "2", *arguments]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=ENVIRONMENT | variables, capture_output=True, text=True, check=False)
 
 
 def wait_for(condition: Callable[[], object], seconds: float, what: str) -> object:

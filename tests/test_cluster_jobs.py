@@ -61,11 +61,23 @@ def test_one_node_is_torchrun_several_are_srun_and_a_cpu_is_python() -> None:
         "srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task=64 --kill-on-bad-exit=1 --gres=gpu:a100:8"
         f" {container} python -m entropy_asr.training.node --nproc-per-node=8 --shutdown-timeout=600 -m"
     )
-    assert launch(resources, "align", site) == "python -m"
+    assert launch(resources, "align", site) == "env ENTROPY_ASR_DEVICE=cpu CUDA_VISIBLE_DEVICES= python -m"
     assert launch(resources, "decode", site) == f"{container} python -m"
     asked = stage_resources(resources, "pretrain", site)
     assert (asked["mpi"], asked["tasks"], asked["nodes"]) == ("srun", 2, 2)
     assert "mpi" not in stage_resources(resources, "joint_sft", site)
+
+
+def test_on_one_machine_a_stage_with_gpus_takes_cards_before_all_else() -> None:
+    resources, site = Resources(**PAPER, stages={"align": {"gpus_per_node": 0}}), Site(container="apptainer exec --nv a.sif")
+    for stage, cards in {"pretrain": 8, "joint_sft": 8, "lm": 1, "decode": 1, "metrics": 1}.items():
+        on_slurm = launch(resources, stage, site)
+        assert launch(resources, stage, site, here=True) == f"python -m entropy_asr.cards {cards} -- {on_slurm}"
+        asked = stage_resources(resources, stage, site, here=True)
+        assert asked["gpu"] == cards and "gres" not in asked
+        assert "gpu" not in stage_resources(resources, stage, site)  # the Slurm executor would ask for as many again
+    assert launch(resources, "align", site, here=True) == launch(resources, "align", site)
+    assert "gpu" not in stage_resources(resources, "align", site, here=True)
 
 
 def test_a_rank_has_its_own_threads_whatever_the_node_has() -> None:
@@ -151,4 +163,5 @@ def test_a_stage_that_was_given_gpus_does_not_fall_back_to_the_cpu(monkeypatch: 
     with pytest.raises(InputError, match="this stage was given GPUs"):
         choose_device()
     monkeypatch.setenv("ENTROPY_ASR_DEVICE", "cpu")
-    assert choose_device().type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device().type == "cpu", "no GPUs in the config: none is used, even where there is one"

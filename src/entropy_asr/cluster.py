@@ -1,7 +1,8 @@
 """What a stage's job asks Slurm for, how its processes are started on the nodes, and what one site needs for that.
 
 The rules take two things from here: `stage_resources`, the words of the `sbatch` line, and `launch`, the words before the
-stage's module.  Numbers come from the config's `resources`, names (account, partition, ...) from one file that a site writes:
+stage's module.  On one machine without Slurm, the first are Snakemake's own resources, and the second take the job's cards.
+Numbers come from the config's `resources`, names (account, partition, ...) from one file that a site writes:
 
     cp slurm/site.example.yaml slurm/site.yaml      # edit it; ENTROPY_ASR_SITE names another file
     snakemake --profile slurm results/tables/main.csv
@@ -26,6 +27,8 @@ from entropy_asr.errors import InputError
 
 # What the libraries under PyTorch and NumPy read. They have to agree: PyTorch heeds MKL's variable before OpenMP's.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+# The first is for our own code, the second for libraries that look for a card themselves.
+NO_CARDS = "env ENTROPY_ASR_DEVICE=cpu CUDA_VISIBLE_DEVICES="
 
 
 class Site(Section):
@@ -70,8 +73,11 @@ def site_resources(site: Site, gpus: bool) -> dict[str, str]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def stage_resources(resources: Resources, stage: ClusterStage, site: Site) -> dict[str, Any]:
+def stage_resources(resources: Resources, stage: ClusterStage, site: Site, here: bool = False) -> dict[str, Any]:
     """One stage's resources, in the words of Snakemake's Slurm executor.
+
+    Where jobs run on this machine (`here`), GPUs are the resource `gpu`, of which Snakemake gives away no more than there are.
+    The Slurm executor would take it for another way to say `gres`.
 
     `--signal` has Slurm send SIGTERM to the stage's processes before its time is up: they save and end, and the next attempt
     goes on.  Memory grows with the attempts, time does not.
@@ -87,7 +93,7 @@ def stage_resources(resources: Resources, stage: ClusterStage, site: Site) -> di
     if stage not in ("decode", "metrics"):  # these do not resume
         found["slurm_extra"] += f" --signal=TERM@{resources.warn_seconds}"
     if asked.gpus_per_node:
-        found |= {"gres": _gres(asked.gpus_per_node, site), "tasks_per_gpu": 0}
+        found |= {"gpu": asked.gpus_per_node} if here else {"gres": _gres(asked.gpus_per_node, site), "tasks_per_gpu": 0}
     if asked.nodes > 1:
         # The executor's name for a job whose own command calls srun.
         found |= {"mpi": "srun", "tasks": asked.nodes}
@@ -99,13 +105,18 @@ def _growing(mem_mb: int, most: int | None) -> Callable[..., int]:
     return lambda wildcards, attempt: min(mem_mb * (attempt + 1) // 2, max(most or 0, mem_mb))
 
 
-def launch(resources: Resources, stage: ClusterStage, site: Site) -> str:
-    """The words before a stage's module: one process, or torchrun on one node, or srun and torchrun on several."""
+def launch(resources: Resources, stage: ClusterStage, site: Site, here: bool = False) -> str:
+    """The words before a stage's module: one process, or torchrun on one node, or srun and torchrun on several.
+
+    Where jobs run on this machine (`here`), a stage with GPUs first waits for cards of its own.  A stage without GPUs has none,
+    even where there are some.
+    """
     asked = resources.of(stage)
     # Threads of one process: Snakemake, which sets the same variables, would give each rank those of the whole node.
     threads = max(1, asked.cpus // max(1, asked.gpus_per_node))
     variables = " ".join(f"{name}={threads}" for name in THREAD_VARIABLES)
-    words = [f"env {variables} ENTROPY_ASR_DEVICE={resources.device}"] if asked.gpus_per_node else []
+    words = [f"env {variables} ENTROPY_ASR_DEVICE={resources.device}"] if asked.gpus_per_node else [NO_CARDS]
+    words = [f"python -m entropy_asr.cards {asked.gpus_per_node} --", *words] if here and asked.gpus_per_node else words
     words += [site.container] if asked.gpus_per_node and site.container else []
     if asked.nodes == 1 and (not asked.gpus_per_node or stage in ONE_PROCESS):
         return " ".join([*words, "python -m"])

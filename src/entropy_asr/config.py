@@ -504,12 +504,12 @@ class JobResources(NamedTuple):
 
 
 class Resources(Section):
-    """What one training job asks for on a cluster; decoding, metrics and the small LM take one GPU and its share."""
+    """What one training job asks for, on a cluster or on one machine; decoding, metrics and the small LM take one GPU and its share."""
 
     nodes: PositiveInt = Field(1, description="nodes")
-    gpus_per_node: int = Field(0, ge=0, description="GPUs a node; 0: CPU, one process a node")
+    gpus_per_node: int = Field(0, ge=0, description="GPUs a node; 0: CPU, one process a node, even if a GPU is visible")
     device: Literal["cuda", "cpu"] = Field(
-        "cuda", description="what a stage with GPUs computes on; a stage that finds no CUDA fails. cpu: only to try a cluster out"
+        "cuda", description="what a stage with GPUs computes on; a stage that finds no CUDA fails. cpu: only to try things out"
     )
     cpus: PositiveInt = Field(1, description="CPU cores a node")
     first_part_cpus: PositiveInt | None = Field(

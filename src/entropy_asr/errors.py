@@ -25,10 +25,13 @@ class InputError(ValueError):
 def friendly_exit() -> Iterator[None]:
     """Turn an :class:`InputError` inside the block into its message on stderr and exit status 2.
 
-    Around every command: one that a rule started also ends with the snakemake behind it.
+    Around every command: one that a rule started also ends with the snakemake behind it, and holds the cards that it was given.
     """
+    from entropy_asr.cards import hold
+
     stop_with_coordinator()
     try:
+        hold()
         yield
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

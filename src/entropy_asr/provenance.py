@@ -86,6 +86,7 @@ class Provenance:
                     "processor": processor(),
                     "cpu_threads": torch.get_num_threads(),
                     "thread_variables": {name: os.environ.get(name) for name in THREAD_VARIABLES},
+                    "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
                     "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
                     "world_size": int(os.environ.get("WORLD_SIZE", 1)),
                 },

@@ -185,7 +185,9 @@ rule metric_validation:
     log:
         "results/logs/metric_validation.log",
     threads: 1
+    resources:
+        **RESOURCES["metrics"],
     shell:
-        RECORD + "python -m entropy_asr.analysis.validation --config {input.config} --encoder {input.encoder}"
+        RECORD + "{LAUNCH[metrics]} entropy_asr.analysis.validation --config {input.config} --encoder {input.encoder}"
         " $(printf -- '--manifests %s ' {input.manifests}) --alignment $(dirname {input.alignment[0]})"
         " --system $(dirname {input.system}) --lm $(dirname {input.lm}) --out {output} 2>&1 | tee {log}"

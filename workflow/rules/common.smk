@@ -55,8 +55,20 @@ TRAINED_ON = [f"results/audio/features/{split}.jsonl.gz" for split in CONFIG.dat
 DEV = [manifest(split) for split in CONFIG.data.dev]
 # Of the stages that may need GPUs: what their jobs ask Slurm for, and the words that start their processes.
 CLUSTER_STAGES = ["lm", "pretrain", "align", "ia_sft", "joint_sft", "decode", "metrics"]
-RESOURCES = {stage: cluster.stage_resources(CONFIG.resources, stage, SITE) for stage in CLUSTER_STAGES}
-LAUNCH = {stage: cluster.launch(CONFIG.resources, stage, SITE) for stage in CLUSTER_STAGES}
+# Only executors of a cluster have a number of nodes (`jobs`), and a snakemake inside of a job is never the main process.
+HERE = workflow.is_main_process and workflow.resource_settings.nodes is None
+RESOURCES = {stage: cluster.stage_resources(CONFIG.resources, stage, SITE, HERE) for stage in CLUSTER_STAGES}
+
+
+class Launch:
+    """The words before a stage's module. Asked for when a job starts: only then is it certain which executor starts it."""
+
+    def __getitem__(self, stage):
+        here = workflow.is_main_process and getattr(workflow.executor_plugin, "name", None) == "local"
+        return cluster.launch(CONFIG.resources, stage, SITE, here)
+
+
+LAUNCH = Launch()
 # Each rule's shell begins with RECORD: it notes beside its first output what the job was made from. Inputs that only decide when
 # a job runs (`ancient`) are left out.
 shell.prefix((cluster.shell_prefix(SITE) + records.SHELL).replace("{", "{{").replace("}", "}}"))

@@ -54,10 +54,11 @@ def loops(text: str) -> bool:
 
 def huggingface(path: str) -> Transcribe:
     """Any model of transformers' automatic-speech-recognition pipeline."""
-    import torch
     from transformers import pipeline
 
-    recognise = pipeline("automatic-speech-recognition", model=path, device=0 if torch.cuda.is_available() else -1)
+    from entropy_asr.training.distributed import choose_device
+
+    recognise = pipeline("automatic-speech-recognition", model=path, device=choose_device())
     generates = recognise.type in ("seq2seq", "seq2seq_whisper")
 
     def transcribe(samples: np.ndarray, language: str) -> str:
