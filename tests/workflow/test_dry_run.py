@@ -1,10 +1,12 @@
 """Plans of a fresh checkout: every scale can be planned, a wrong config stops before any rule."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
-from repository import REPO, snakemake
+from repository import ENVIRONMENT, REPO, snakemake
 
 
 @pytest.mark.parametrize("scale", ["smoke", "mini", "study", "paper"])
@@ -48,6 +50,21 @@ def test_the_first_part_has_both_cores_and_an_only_pretraining_goes_first(seeds:
         re.MULTILINE | re.DOTALL,
     )
     assert sorted(planned) == [("0", priority, "2", "2"), ("1", priority, "", "1")]
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_the_snakemake_of_a_slurm_job_stays_in_its_coordinators_folder(running: bool) -> None:
+    """It gets no --directory; one that a user calls below the repository goes to the folder of its config's name."""
+    folder = REPO / "runs/test-called-here"
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "results/config").mkdir(parents=True)
+    (folder / "results/config/experiment").write_text("other\n")  # whoever works here is refused
+    if running:
+        (folder / ".snakemake").mkdir()
+    command = ["snakemake", "--snakefile", str(REPO / "Snakefile"), "-n", "--configfile", str(REPO / "config/smoke.yaml")]
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    shutil.rmtree(folder)
+    assert (f"{folder / 'results'} belongs to the experiment 'other'" in done.stdout + done.stderr) == running
 
 
 def test_a_wrong_key_stops_before_any_rule(tmp_path: Path) -> None:

@@ -17,9 +17,12 @@ except InputError as error:
     raise WorkflowError(str(error))
 
 # Results of the default config lie in the repository's results/; those of another in runs/<name>/results/, unless the call
-# names a --directory. Targets are typed alike: results/tables/main.csv.
+# names a --directory. Targets are typed alike: results/tables/main.csv. The snakemake of a Slurm job is not told the --directory
+# of its coordinator: it is called there, and a .snakemake says so.
 HOME = Path(workflow.basedir) / CONFIG.folder
-if workflow.overwrite_workdir is None and Path.cwd().is_relative_to(workflow.basedir) and Path.cwd() != HOME:
+CALLED_IN = Path.cwd()
+BELOW = CALLED_IN.is_relative_to(workflow.basedir) and (CALLED_IN == Path(workflow.basedir) or not Path(".snakemake").is_dir())
+if workflow.overwrite_workdir is None and BELOW and CALLED_IN != HOME:
     workdir: str(HOME)
 REPO = os.path.relpath(workflow.basedir, os.getcwd())
 SEEDS, ARMS, TESTS = CONFIG.seeds, CONFIG.arms, sorted(CONFIG.data.test)
