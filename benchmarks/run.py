@@ -239,6 +239,30 @@ def small_system(vocabulary: int, device: torch.device, dtype: torch.dtype) -> S
     return SpeechLLM(conformer, adaptor, llm, prompt).to(device, dtype)
 
 
+def plain_loss(system: SpeechLLM, encoded: torch.Tensor, encoded_lens: torch.Tensor, texts: list[list[int]]) -> torch.Tensor:
+    """The loss in the plain way: every row padded to one length, logits everywhere."""
+    device = encoded.device
+    speech, speech_lens = system.adaptor(encoded, encoded_lens)
+    embed = system.llm.get_input_embeddings()
+    longest = max(map(len, texts)) + 1
+    answers = torch.zeros(len(texts), longest, dtype=torch.long)
+    answer_mask = torch.zeros(len(texts), longest, dtype=torch.bool)
+    for row, text in enumerate(texts):
+        answers[row, : len(text) + 1] = torch.tensor([*text, 1])
+        answer_mask[row, : len(text) + 1] = True
+    answers, answer_mask = answers.to(device), answer_mask.to(device)
+    before, after = (
+        embed(torch.tensor(ids, device=device)).expand(len(texts), -1, -1) for ids in (system.prompt.before, system.prompt.after)
+    )
+    inputs = torch.cat([before, speech, after, embed(answers)], dim=1)
+    ones = torch.ones(len(texts), before.size(1), dtype=torch.bool, device=device)
+    speech_mask = length_mask(speech_lens, speech.size(1), device)
+    mask = torch.cat([ones, speech_mask, ones[:, :1].expand(-1, after.size(1)), answer_mask], dim=1)
+    labels = torch.full(mask.shape, -100, device=device)
+    labels[:, -longest:] = answers.masked_fill(~answer_mask, -100)
+    return system.llm(inputs_embeds=inputs, attention_mask=mask.long(), labels=labels, use_cache=False).loss
+
+
 def speech_llm(device: torch.device, dtype: torch.dtype, turns: int) -> Iterator[Entry]:
     """A training step of the speech-LLM against the plain way: every row padded to one length, logits everywhere."""
     features, lens = mel_batch(device)
@@ -255,26 +279,8 @@ def speech_llm(device: torch.device, dtype: torch.dtype, turns: int) -> Iterator
         def plain(system=system, texts=texts) -> None:
             system.zero_grad(set_to_none=True)
             with torch.no_grad():
-                encoded, encoded_lens = system.encoder(features, lens)
-            speech, speech_lens = system.adaptor(encoded, encoded_lens)
-            embed = system.llm.get_input_embeddings()
-            longest = max(map(len, texts)) + 1
-            answers = torch.zeros(len(texts), longest, dtype=torch.long, device=device)
-            answer_mask = torch.zeros(len(texts), longest, dtype=torch.bool, device=device)
-            for row, text in enumerate(texts):
-                answers[row, : len(text) + 1] = torch.tensor([*text, 1])
-                answer_mask[row, : len(text) + 1] = True
-            before, after = (
-                embed(torch.tensor(ids, device=device)).expand(len(texts), -1, -1)
-                for ids in (system.prompt.before, system.prompt.after)
-            )
-            inputs = torch.cat([before, speech, after, embed(answers)], dim=1)
-            ones = torch.ones(len(texts), before.size(1), dtype=torch.bool, device=device)
-            speech_mask = length_mask(speech_lens, speech.size(1))
-            mask = torch.cat([ones, speech_mask, ones[:, : after.size(1)], answer_mask], dim=1)
-            labels = torch.full(mask.shape, -100, device=device)
-            labels[:, -longest:] = answers.masked_fill(~answer_mask, -100)
-            system.llm(inputs_embeds=inputs, attention_mask=mask.long(), labels=labels, use_cache=False).loss.backward()
+                encoded = system.encoder(features, lens)
+            plain_loss(system, *encoded, texts).backward()
 
         yield compare(
             f"speech-LLM training step, vocabulary {vocabulary:,}",

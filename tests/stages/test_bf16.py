@@ -41,11 +41,15 @@ class Stages:
         path.write_text(json.dumps({section: self.smoke[section] for section in STAGE_SECTIONS[stage]}))
         return path
 
+    def command(self, name: str, module: str, config: str, words: str) -> list[str]:
+        line = (
+            f"--config {self.config(config)} {words} --seed 1 --running {self.folder / 'state' / name} --out {self.folder / name}"
+        )
+        return [sys.executable, "-m", f"entropy_asr.stages.{module}", *line.split()]
+
     def run(self, name: str, module: str, config: str, words: str) -> dict[str, torch.Tensor]:
         """Returns the artifact's tensors."""
-        out = self.folder / name
-        line = f"--config {self.config(config)} {words} --seed 1 --running {self.folder / 'state' / name} --out {out}"
-        command = [sys.executable, "-m", f"entropy_asr.stages.{module}", *line.split()]
+        out, command = self.folder / name, self.command(name, module, config, words)
         done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         lines = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
@@ -54,10 +58,17 @@ class Stages:
         (artifact,) = (path for path in out.glob("*.safetensors") if path.name != "training_state.safetensors")
         return load_file(artifact)
 
-    def pretrain(self, objective: str) -> dict[str, torch.Tensor]:
+    def data(self, objective: str) -> str:
         words = f"--train {self.tones} --dev {self.tones} --stats {self.folder / 'stats.json'} --part 0 --objective {objective}"
-        words += f" --labels {self.tokens if objective == 'phoneme' else self.units}"
-        return self.run(objective, "pretrain", "pretrain" if objective == "phoneme" else "pretrain_attention", words)
+        return words + f" --labels {self.tokens if objective == 'phoneme' else self.units}"
+
+    def pretraining(self, name: str) -> list[str]:
+        """The command of phoneme pretraining under another name."""
+        return self.command(name, "pretrain", "pretrain", self.data("phoneme"))
+
+    def pretrain(self, objective: str) -> dict[str, torch.Tensor]:
+        config = "pretrain" if objective == "phoneme" else "pretrain_attention"
+        return self.run(objective, "pretrain", config, self.data(objective))
 
     def system(self, name: str, module: str, words: str) -> dict[str, torch.Tensor]:
         encoder = self.folder / "phoneme/encoder.safetensors"
