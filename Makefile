@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: reproduce study test test-arms test-faults test-slurm test-dvc smoke benchmark benchmark-gpu lint clean
+.PHONY: reproduce study test test-arms test-faults test-slurm test-dvc smoke benchmark gpu gpu-wheels lint clean
 
 reproduce: $(READY)  ## the default scale (mini), from audio to report
 	$(RUN) snakemake --cores $(CORES) all
@@ -38,8 +38,14 @@ test-dvc: $(READY)  ## a smoke run by dvc repro, pushed, pulled and restored, ab
 benchmark: $(READY)  ## speed against named peers, as ratios; docs/benchmarks.md
 	OMP_NUM_THREADS=1 $(RUN) python benchmarks/run.py
 
-benchmark-gpu: $(READY)
-	$(RUN) python benchmarks/run.py --device cuda --only encoder,speech_llm,growth
+gpu: $(READY)  ## what has to be known on a GPU, at most 8 minutes; docs/gpu.md
+	$(RUN) PYTHONPATH=src $(PYTHON) benchmarks/gpu.py
+
+gpu-wheels: $(READY)  ## what `make gpu` needs on a machine that cannot fetch packages, for Python 3.12, in .whl
+	$(BIN)/pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+	  $(foreach version,2_35 2_34 2_31 2_28 2_27 2_24 2_17,--platform manylinux_$(version)_x86_64) \
+	  -c constraints.txt -d .whl $$(grep -v -e '^#' -e deepspeed benchmarks/gpu_requirements.txt)
+	DS_BUILD_OPS=0 $(BIN)/pip wheel --quiet --no-deps --no-build-isolation -w .whl $$(grep '^deepspeed==' constraints.txt)
 
 lint: $(READY)
 	$(RUN) ruff check .

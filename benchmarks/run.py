@@ -165,6 +165,16 @@ def mel_batch(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(len(lens), int(lens.max()), 80, generator=torch.Generator().manual_seed(0)).to(device), lens.to(device)
 
 
+def blocks(encoder: ConformerEncoder, frames: torch.Tensor, lens: list[int]) -> torch.Tensor:
+    """The encoder's blocks alone: (N, T, width) padded frames, packed, and padded again."""
+    layout = encoder.frames(lens, frames.device, frames.dtype)
+    places = layout.packing.padded(frames.size(1))
+    x = take(frames, places)
+    for layer in encoder.layers:
+        x = layer(x, layout)
+    return put(x, places, frames.size(0) * frames.size(1)).view(frames.shape)
+
+
 def encoder(device: torch.device, dtype: torch.dtype, turns: int) -> Iterator[Entry]:
     """Forward and backward of Conformers of equal width, depth and audio."""
     from transformers import ParakeetEncoderConfig, Wav2Vec2ConformerConfig
@@ -178,14 +188,6 @@ def encoder(device: torch.device, dtype: torch.dtype, turns: int) -> Iterator[En
     real = length_mask(subsampled_length(lens), frames.size(1))
     out_lens = subsampled_length(lens).tolist()
 
-    def blocks() -> torch.Tensor:
-        layout = mine.frames(out_lens, frames.device, frames.dtype)
-        places = layout.packing.padded(frames.size(1))
-        x = take(frames, places)
-        for layer in mine.layers:
-            x = layer(x, layout)
-        return put(x, places, real.numel()).view(frames.shape)
-
     for positions in ("relative", "rotary"):
         config = Wav2Vec2ConformerConfig(
             hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=FEED_FORWARD,
@@ -195,7 +197,7 @@ def encoder(device: torch.device, dtype: torch.dtype, turns: int) -> Iterator[En
         peer = Wav2Vec2ConformerEncoder(config).to(device, dtype).train()
         yield compare(
             f"Conformer blocks, forward and backward, {positions} peer",
-            ("ConformerEncoder.layers", trained(mine, blocks)),
+            ("ConformerEncoder.layers", trained(mine, lambda: blocks(mine, frames, out_lens))),
             (
                 f"transformers Wav2Vec2ConformerEncoder, {positions}",
                 trained(peer, lambda peer=peer: peer(frames, attention_mask=real).last_hidden_state),
@@ -528,8 +530,9 @@ def render(entries: list[dict]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Made by `make benchmark` (on a GPU: `make benchmark-gpu`) from `docs/benchmarks.json`. A ratio is the peer's time over",
-        "ours, both measured by turns in one run: above 1, ours is faster. Median over the turns, quartiles in brackets.",
+        "Made by `make benchmark` from `docs/benchmarks.json`; what a GPU does is in [benchmarks_gpu.md](benchmarks_gpu.md). A ratio",
+        "is the peer's time over ours, both measured by turns in one run: above 1, ours is faster. Median over the turns, quartiles",
+        "in brackets.",
         "The networks are of a laptop's size: a GPU takes longer to be told what to do than to do it, so its rows say",
         "how many kernels a step launches, and hardly more.",
         "",

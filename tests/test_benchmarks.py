@@ -1,21 +1,33 @@
-"""The page of speeds says what its JSON says, comparisons and growth alike."""
+"""The pages of speeds say what their JSON says; the scripts run."""
 
-import importlib.util
+import importlib
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
-from repository import REPO
+from repository import ENVIRONMENT, REPO
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scripts() -> Iterator[None]:
+    """They are no part of the package."""
+    sys.path.insert(0, str(REPO / "benchmarks"))
+    yield
+    sys.path.remove(str(REPO / "benchmarks"))
 
 
 @pytest.fixture(scope="module")
 def run():
-    """benchmarks/run.py, which is a script and no part of the package."""
-    spec = importlib.util.spec_from_file_location("benchmark_run", REPO / "benchmarks/run.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("run")
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    return importlib.import_module("gpu")
 
 
 def test_the_page_is_rendered_from_the_json(run) -> None:
@@ -54,3 +66,48 @@ def test_comparisons_run(run, monkeypatch: pytest.MonkeyPatch, name: str) -> Non
     monkeypatch.setattr(run, "SECONDS", (1.0, 0.8))
     entries = list(run.COMPARISONS[name](torch.device("cpu"), torch.float32, 2))
     assert entries and all(entry.ratio > 0 for entry in entries)
+
+
+# -- benchmarks/gpu.py -------------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_the_gpu_is_rendered_from_the_json(gpu) -> None:
+    found = json.loads((REPO / "docs/benchmarks_gpu.json").read_text())
+    assert (REPO / "docs/benchmarks_gpu.md").read_text() == gpu.render(found)
+
+
+def test_a_missed_goal_tells_where_the_time_goes(gpu) -> None:
+    entry = {
+        "name": "a step",
+        "numbers": {"MFU": 0.31},
+        "goal": "MFU ≥ 0.45",
+        "met": False,
+        "note": "",
+        "where": {"copies": 0.25},
+    }
+    page = gpu.render({"machine": {"card": "H100"}, "commit": "a" * 40, "entries": [entry]})
+    assert "| a step | MFU 0.31 | MFU ≥ 0.45 | **no** |" in page and "- a step: copies 25%." in page
+
+
+def test_everything_that_is_measured_on_a_gpu_runs_at_toy_size_on_a_cpu(gpu, tmp_path: Path) -> None:
+    output, sections = tmp_path / "gpu.json", [name for name in gpu.SECTIONS if name != "tests"]
+    command = [sys.executable, str(REPO / "benchmarks/gpu.py"), "--toy", "--output", str(output), "--only", ",".join(sections)]
+    done = subprocess.run(command, cwd=REPO, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    entries = json.loads(output.read_text())["entries"]
+    assert len(entries) > len(sections)
+    assert not [entry for entry in entries if entry["goal"] == "runs"], done.stderr  # a section that raised
+    assert all(entry["numbers"] and all(value > 0 for value in entry["numbers"].values()) for entry in entries)
+    assert all(entry["where"] for entry in entries if entry["met"] is False)
+
+
+def test_a_section_that_fails_stops_no_other(gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> Iterator:
+        yield gpu.Entry("first", {"s": 1.0})
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(gpu, "SECTIONS", {"broken": broken, "sound": lambda _: iter([gpu.Entry("last", {"s": 2.0})])})
+    found = list(gpu.measured(["broken", "sound"], None, 60.0))
+    assert [entry.name for entry in found] == ["first", "broken", "last"]
+    assert found[1].met is False and found[1].note == "RuntimeError: no such kernel"
+    assert [entry.note for entry in gpu.measured(["sound"], None, -1.0)] == ["not measured: -1 s were over"]

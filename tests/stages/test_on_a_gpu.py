@@ -1,4 +1,4 @@
-"""The ordinary commands on a GPU, in bf16: killed and resumed is uninterrupted, to rounding. `test_bf16.py` runs every stage there."""
+"""The ordinary commands on a GPU, in bf16: killed and resumed is uninterrupted, to rounding. `test_bf16.py` runs every stage."""
 
 import json
 import os
