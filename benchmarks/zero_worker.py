@@ -27,7 +27,7 @@ def main() -> None:
     engine = Engine(model, schedule, EngineConfig(precision="fp32"), device)
     lens = torch.tensor([600, 580, 560, 540])
     targets = [torch.randint(1, 260, (60,)).tolist() for _ in lens]
-    batch = Batch(["a"] * 4, torch.randn(8, 600, 80), lens.repeat(2), targets, 22.8, Position())
+    batch = Batch(["a"] * 4, torch.randn(8, 600, 80), lens.repeat(2), targets, 22.8, Position(), lens.repeat(2).tolist())
     for step in range(STEPS + WARM_UP):
         if step == WARM_UP:
             begun = time.perf_counter()

@@ -49,7 +49,7 @@ def test_a_training_step_is_what_torch_counts(frozen: tuple[str, ...]) -> None:
     for name in frozen:
         freeze(getattr(system, name))
     loss = TranscriptLoss(system)
-    batch = Batch(["a"], torch.randn(1, 407, 80), torch.tensor([407]), [[5] * 30], 4.0, Position())
+    batch = Batch(["a"], torch.randn(1, 407, 80), torch.tensor([407]), [[5] * 30], 4.0, Position(), [407])
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         loss(batch)[0].backward()
     # Left out on purpose: the adaptor; and gradients that stop at the inputs or at a frozen look-up table.
@@ -65,7 +65,7 @@ def test_decoder_flops_are_what_torch_counts() -> None:
 
 def test_a_step_of_attention_pretraining_is_what_torch_counts() -> None:
     model = AedModel(ConformerEncoder(ENCODER), AttentionDecoder(96, 4, 256, 2, 50, 2, 0.0), 0.1)
-    batch = Batch(["a"], torch.randn(2, 407, 80), torch.tensor([407, 407]), [[5] * 30], 4.0, Position())
+    batch = Batch(["a"], torch.randn(2, 407, 80), torch.tensor([407, 407]), [[5] * 30], 4.0, Position(), [407, 407])
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(batch)[0].backward()
     assert model.flops(batch) == pytest.approx(counter.get_total_flops(), rel=0.12)  # as above

@@ -37,7 +37,7 @@ def system() -> SpeechLLM:
 
 def batch(targets: list[list[int]]) -> Batch:
     features = torch.randn(2, 120, 80, generator=torch.Generator().manual_seed(1))
-    return Batch(["a", "b"], features, torch.tensor([120, 90]), targets, 2.1, Position())
+    return Batch(["a", "b"], features, torch.tensor([120, 90]), targets, 2.1, Position(), [120, 90])
 
 
 def test_ctc_is_added_with_its_weight(system: SpeechLLM) -> None:

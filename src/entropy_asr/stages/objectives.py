@@ -116,13 +116,13 @@ class AedModel(nn.Module):
     def flops(self, batch: Batch) -> float:
         """Of forward and backward on the batch's real frames and units."""
         decoder = 0.0
-        for frames, ids in zip(batch.feature_lens.tolist(), 2 * batch.targets, strict=True):
+        for frames, ids in zip(batch.frame_counts, 2 * batch.targets, strict=True):
             decoder += decoder_flops(self.head, subsampled_length(frames), len(ids) + 1)
         return 3 * (_encoder_flops(self.encoder, batch) + decoder)
 
 
 def _encoder_flops(encoder: ConformerEncoder, batch: Batch) -> float:
-    return sum(encoder_flops(encoder.config, encoder.num_mel_bins, frames) for frames in batch.feature_lens.tolist())
+    return sum(encoder_flops(encoder.config, encoder.num_mel_bins, frames) for frames in batch.frame_counts)
 
 
 def build(

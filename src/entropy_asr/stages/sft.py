@@ -55,7 +55,7 @@ class TranscriptLoss(nn.Module):
         llm_passes = 3 if next(llm.parameters()).requires_grad else 2
         prompt = len(self.system.prompt.before) + len(self.system.prompt.after)
         flops = 0.0
-        for frames, ids in zip(batch.feature_lens.tolist(), batch.targets, strict=True):
+        for frames, ids in zip(batch.frame_counts, batch.targets, strict=True):
             speech = self.system.adaptor.output_length(subsampled_length(frames))
             flops += encoder_passes * encoder_flops(encoder.config, encoder.num_mel_bins, frames)
             flops += llm_passes * llm_flops(llm.config, prompt + speech + len(ids), len(ids) + 1)
@@ -175,6 +175,7 @@ def train_system(
             prompt=len(system.prompt.before) + len(system.prompt.after),
             stride=system.adaptor.config.stride,
         ),
+        waveforms=device.type == "cuda",
     )
     torch.manual_seed(seed * 1000 + distributed.rank())
     if ctc_weight:
