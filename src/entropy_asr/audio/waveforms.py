@@ -95,13 +95,12 @@ class Specs(NamedTuple):
             mel: (N, T, num_mel_bins). lens: (N,) frames.
         """
         rows, frames, bins = mel.shape
-        warped = time_warp(mel, lens, self.warps)
-        warped = warped.expand(len(self.time_masks) // rows, rows, frames, bins).flatten(0, 1)
-        channels, times = _covered(self.freq_masks, bins)[:, None, :], _covered(self.time_masks, frames)[:, :, None]
-        real = (torch.arange(frames, device=lens.device) < lens.repeat(len(warped) // rows)[:, None])[:, :, None]
+        channels = _covered(self.freq_masks, bins).view(-1, rows, 1, bins)
+        times = _covered(self.time_masks, frames).view(-1, rows, frames, 1)
+        real = (torch.arange(frames, device=lens.device) < lens[:, None])[:, :, None]
         # Products with 0 and 1 are exact, and on CPUs three times as fast as selecting.
-        masked = torch.addcmul(fill * channels, warped, (~channels).float())
-        return masked.mul_((real & ~times).float()).addcmul_((real & times).float(), fill)
+        masked = torch.addcmul(fill * channels, time_warp(mel, lens, self.warps), (~channels).float())
+        return masked.mul_((real & ~times).float()).addcmul_((real & times).float(), fill).flatten(0, 1)
 
 
 def time_warp(mel: Tensor, lens: Tensor, warps: Tensor) -> Tensor:
