@@ -530,9 +530,9 @@ def render(entries: list[dict]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Made by `make benchmark` from `docs/benchmarks.json`; what a GPU does is in [benchmarks_gpu.md](benchmarks_gpu.md). A ratio",
-        "is the peer's time over ours, both measured by turns in one run: above 1, ours is faster. Median over the turns, quartiles",
-        "in brackets.",
+        "Made by `make benchmark` from `docs/benchmarks.json`; of GPUs: [benchmarks_gpu.md](benchmarks_gpu.md). A ratio is",
+        "the peer's time over ours, both measured by turns in one run: above 1, ours is faster. Median over the turns,",
+        "quartiles in brackets.",
         "The networks are of a laptop's size: a GPU takes longer to be told what to do than to do it, so its rows say",
         "how many kernels a step launches, and hardly more.",
         "",

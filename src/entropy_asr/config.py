@@ -361,7 +361,7 @@ class Engine(Section):
     precompute_features: bool = Field(
         False,
         description="make the features of training audio once for every speed factor (115 MB an hour and factor); same numbers, "
-        "and less work a step where the loader is what training waits for",
+        "and less work a step where the loader is what training waits for; on GPUs training reads the audio and computes them there",
     )
     buckets: PositiveInt = Field(10, description="length buckets of the sampler")
     log_every: PositiveInt = Field(50, description="steps a log line")

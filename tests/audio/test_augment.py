@@ -6,7 +6,17 @@ import torch
 from lhotse.dataset import SpecAugment
 from repository import REPO
 
-from entropy_asr.audio.augment import generator_for, no_speech, pad_and_add_noise, spec_augment, time_masks, time_warp
+from entropy_asr.audio import waveforms
+from entropy_asr.audio.augment import (
+    Spec,
+    draw_masks,
+    draw_no_speech,
+    draw_noisy,
+    draw_warp,
+    generator_for,
+    time_masks,
+)
+from entropy_asr.audio.waveforms import Specs, with_noise
 from entropy_asr.config import Augment
 from entropy_asr.config_files import load_config
 
@@ -14,11 +24,29 @@ RATE = 16000
 MINI = load_config(REPO / "config/mini.yaml").augment
 
 
+def masked_rows(
+    mel: np.ndarray, fill: np.ndarray, draws: int, rng: np.random.Generator, config: Augment, scale: float
+) -> np.ndarray:
+    """(draws, T, bins): one utterance, (T, bins), masked again and again."""
+    specs = []
+    for _ in range(draws):
+        freq, time = draw_masks(*mel.shape, rng, config, scale)
+        specs.append(Spec((0, 0), [freq], [time]))
+    rows, lens = torch.from_numpy(mel).expand(draws, -1, -1), torch.full((draws,), len(mel))
+    return Specs.of(specs).applied(rows, lens, torch.from_numpy(fill)).numpy()
+
+
+def time_warp(mel: np.ndarray, rng: np.random.Generator, most: int) -> np.ndarray:
+    """(T, bins) warped as drawn."""
+    warps = torch.tensor([draw_warp(len(mel), rng, most)])
+    return waveforms.time_warp(torch.from_numpy(mel)[None], torch.tensor([len(mel)]), warps)[0].numpy()
+
+
 def test_snr_is_what_was_drawn() -> None:
     config = Augment(noise_snr_mean=7.0, noise_snr_std=0.0, pad_max=0.0)
     rng = np.random.default_rng(0)
     speech, noise = rng.normal(size=RATE).astype(np.float32), rng.normal(size=3 * RATE)
-    noisy = pad_and_add_noise(speech, noise, rng, config, RATE)
+    noisy = with_noise(draw_noisy(speech, noise, rng, config, RATE))
     added = noisy - speech
     assert 10 * np.log10(np.mean(speech**2) / np.mean(added**2)) == pytest.approx(7.0, abs=0.2)
 
@@ -26,7 +54,7 @@ def test_snr_is_what_was_drawn() -> None:
 def test_padding_comes_before_the_noise() -> None:
     config = Augment(pad_max=1.0)
     rng = np.random.default_rng(1)
-    noisy = pad_and_add_noise(np.ones(RATE, np.float32), rng.normal(size=RATE), rng, config, RATE)
+    noisy = with_noise(draw_noisy(np.ones(RATE, np.float32), rng.normal(size=RATE), rng, config, RATE))
     assert RATE < len(noisy) <= 3 * RATE
     assert np.abs(noisy[:50]).max() > 0  # noise where there is no speech
 
@@ -38,7 +66,7 @@ def test_masks_hold_the_mean_and_stay_within_their_budget() -> None:
     for scale in (1.0, 2.5):
         counts = []
         for i in range(50):
-            masked = spec_augment(mel, fill, np.random.default_rng(i), config, scale)
+            masked = masked_rows(mel, fill, 1, np.random.default_rng(i), config, scale)[0]
             changed = (masked != mel).any(axis=1)
             assert (masked[changed] == fill).all()
             counts.append(changed.mean())
@@ -82,7 +110,7 @@ def test_time_masks_are_distributed_as_those_of_lhotse(setting: str, frames: int
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         expected = [(theirs(torch.from_numpy(mel)[None])[0].numpy() != mel).any(1) for _ in range(draws)]
-    found = [(spec_augment(mel, np.full(2, 9, np.float32), rng, config, scale) != mel).any(1) for _ in range(draws)]
+    found = list((masked_rows(mel, np.full(2, 9, np.float32), draws, rng, config, scale) != mel).any(2))
     ours, lhotses = (np.array([length for changed in many for length in runs(changed)]) for many in (found, expected))
     for quantile in (25, 50, 75, 95):
         wanted = np.percentile(lhotses, quantile)
@@ -95,18 +123,19 @@ def test_time_masks_are_distributed_as_those_of_lhotse(setting: str, frames: int
 def test_time_masks_keep_their_budget_whatever_the_length() -> None:
     for frames in (1, 2, 7, 30, 99, 1000):
         for config in (
-            Augment(time_masks=0),
-            Augment(time_mask_width=0),
-            Augment(time_mask_fraction=0.0),
-            Augment(time_masks=2, time_mask_width=30, time_mask_fraction=0.03),
-            Augment(time_masks=3, time_mask_width=2000, time_mask_fraction=1.0),
+            Augment(freq_masks=0, time_masks=0),
+            Augment(freq_masks=0, time_mask_width=0),
+            Augment(freq_masks=0, time_mask_fraction=0.0),
+            Augment(freq_masks=0, time_masks=2, time_mask_width=30, time_mask_fraction=0.03),
+            Augment(freq_masks=0, time_masks=3, time_mask_width=2000, time_mask_fraction=1.0),
         ):
             for scale in (1.0, 2.5):
                 number, widest = time_masks(frames, config, scale)
                 assert 0 <= number * widest <= min(1.0, config.time_mask_fraction * scale) * frames
                 assert widest <= config.time_mask_width and number <= config.time_masks * scale
-                masked = spec_augment(np.ones((frames, 4), np.float32), np.zeros(4), np.random.default_rng(0), config, scale)
-                assert masked.shape == (frames, 4)
+                ones, zeros = np.ones((frames, 4), np.float32), np.zeros(4, np.float32)
+                masked = masked_rows(ones, zeros, 1, np.random.default_rng(0), config, scale)[0]
+                assert (masked == 0).all(1).mean() <= min(1.0, config.time_mask_fraction * scale)
 
 
 def test_time_warp_keeps_the_ends_and_bends_time_at_one_point() -> None:
@@ -146,7 +175,7 @@ def test_without_speech_it_is_silence_or_noise() -> None:
     clip = np.sin(np.arange(3000) / 7).astype(np.float32)
     levels = []
     for i in range(300):
-        samples = no_speech(RATE, lambda rng: clip, np.random.default_rng(i))
+        samples = with_noise(draw_no_speech(RATE, lambda rng: clip, np.random.default_rng(i)))
         assert samples.shape == (RATE,) and samples.dtype == np.float32
         levels.append(20 * np.log10(samples.std()))
     quiet = np.array(levels) < -55

@@ -1,4 +1,6 @@
-"""Augmentation of training audio: speed, noise after padding, no speech at all, SpecAugment (method, section 3).
+"""Random draws of augmentation: speed, noise after padding, no speech at all, SpecAugment (method, section 3).
+
+`audio.waveforms` computes what they say.
 
 Every draw comes from a generator made of (seed, epoch, utterance).  So an utterance is augmented in the same way whatever
 worker, rank or batch it lands in, and a resumed run continues exactly as an uninterrupted one.
@@ -11,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -36,7 +38,31 @@ def draw_padding(rng: np.random.Generator, config: Augment, rate: int) -> tuple[
     return before, after
 
 
-def pad_and_add_noise(samples: np.ndarray, noise: np.ndarray, rng: np.random.Generator, config: Augment, rate: int) -> np.ndarray:
+class Utterance(NamedTuple):
+    """An utterance's audio, and what was drawn for its noise; `audio.waveforms` mixes them.
+
+    samples: (S,) float32, with the silence around the speech; speech: how many of the samples are the utterance's own, 0: nobody
+    speaks; noise: (S,), or None; gain: amplitude of the noise, relative to the speech's or, where nobody speaks, to full scale.
+    """
+
+    samples: np.ndarray
+    speech: int
+    noise: np.ndarray | None = None
+    gain: float = 0.0
+
+
+class Spec(NamedTuple):
+    """SpecAugment's draws for an utterance, in frames and Mel channels.
+
+    warp: a point and where it is moved; 0, 0: no warp. freq_masks, time_masks: of each copy, the first and one past the last.
+    """
+
+    warp: tuple[int, int]
+    freq_masks: list[list[tuple[int, int]]]
+    time_masks: list[list[tuple[int, int]]]
+
+
+def draw_noisy(samples: np.ndarray, noise: np.ndarray, rng: np.random.Generator, config: Augment, rate: int) -> Utterance:
     """Silence before and after, then noise over all of it, at an SNR drawn from N(mean, std) dB.
 
     Padding comes first, so that the model meets noise without speech at the edges.
@@ -47,13 +73,10 @@ def pad_and_add_noise(samples: np.ndarray, noise: np.ndarray, rng: np.random.Gen
     padded = np.pad(samples, draw_padding(rng, config, rate))
     snr = rng.normal(config.noise_snr_mean, config.noise_snr_std)
     start = rng.integers(len(noise))
-    noise = np.resize(np.roll(noise, -start), len(padded))
-    speech_power, noise_power = np.mean(samples**2), np.mean(noise**2)
-    scale = np.sqrt(speech_power / max(noise_power, 1e-10) / 10 ** (snr / 10))
-    return (padded + scale * noise).astype(np.float32)
+    return Utterance(padded, len(samples), np.resize(np.roll(noise, -start), len(padded)), 10 ** (-snr / 20))
 
 
-def no_speech(length: int, draw: Callable[[np.random.Generator], np.ndarray], rng: np.random.Generator) -> np.ndarray:
+def draw_no_speech(length: int, draw: Callable[[np.random.Generator], np.ndarray], rng: np.random.Generator) -> Utterance:
     """Audio in which nobody speaks: one time in three near silence, else noise; levels in dB of full scale are uniform.
 
     Args:
@@ -63,57 +86,50 @@ def no_speech(length: int, draw: Callable[[np.random.Generator], np.ndarray], rn
         noise, level = rng.standard_normal(length), rng.uniform(-90.0, -60.0)
     else:
         noise, level = np.resize(draw(rng), length), rng.uniform(-50.0, -15.0)
-    return (10 ** (level / 20) / max(float(np.std(noise)), 1e-6) * noise).astype(np.float32)
+    return Utterance(np.zeros(length, np.float32), 0, noise, 10 ** (level / 20))
 
 
-def time_warp(mel: np.ndarray, rng: np.random.Generator, most: int) -> np.ndarray:
-    """SpecAugment's time warp (Park et al., 2019): a point in time is moved, and what lies before and after it stretched to fit.
+def draw_spec(frames: int, bins: int, rng: np.random.Generator, config: Augment, copies: int = 1) -> Spec:
+    """SpecAugment (Park et al., 2019) of an utterance: one time warp, and masks for each copy.
+
+    Two copies are for CR-CTC, which masks 2.5 times as much time, in up to 2.5 times as many masks (Yao et al., 2024).
+    """
+    warp = draw_warp(frames, rng, config.time_warp)
+    masks = [draw_masks(frames, bins, rng, config, 2.5 if copies == 2 else 1.0) for _ in range(copies)]
+    return Spec(warp, [freq for freq, _ in masks], [time for _, time in masks])
+
+
+def draw_warp(frames: int, rng: np.random.Generator, most: int) -> tuple[int, int]:
+    """A point in time, and where it is moved; what lies before and after it is stretched to fit. 0, 0: no warp.
 
     The point is drawn from the middle half, the way from at most `most` frames and at most an eighth of the utterance, to either
     side: so nothing becomes more than twice as fast or as slow, however short the utterance.
-
-    Args:
-        mel: (T, num_mel_bins). most: frames; 0: as it is.
-
-    Returns:
-        (T, num_mel_bins), linear between the frames.
     """
-    frames = len(mel)
     most = min(most, frames // 8)
     if most == 0:
-        return mel
+        return 0, 0
     point = int(rng.integers(frames // 4, frames - frames // 4))
-    moved = point + int(rng.integers(-most, most + 1))
-    source = np.interp(np.arange(frames), [0, moved, frames - 1], [0, point, frames - 1])
-    before = np.minimum(source.astype(int), frames - 2)
-    weight = (source - before).astype(np.float32)[:, None]
-    return (1 - weight) * mel[before] + weight * mel[before + 1]
+    return point, point + int(rng.integers(-most, most + 1))
 
 
-def spec_augment(
-    mel: np.ndarray, fill: np.ndarray, rng: np.random.Generator, config: Augment, time_scale: float = 1.0
-) -> np.ndarray:
-    """SpecAugment's masks (Park et al., 2019) in a copy of (T, num_mel_bins) features; they hold `fill`, the global mean.
+def draw_masks(
+    frames: int, bins: int, rng: np.random.Generator, config: Augment, time_scale: float = 1.0
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Frequency masks and time masks of one copy: the first, and one past the last.
 
     Time masks share a budget of `time_mask_fraction` of the frames, as in lhotse's SpecAugment: a short utterance gets fewer
     masks, and a mask narrower than `time_mask_width` only where the budget does not hold a whole one for each. Were the
     number not reduced, a mask of a short utterance would be narrower than one frame of the encoder and hide nothing.
-
-    Args:
-        time_scale: CR-CTC masks 2.5 times as much time, in up to 2.5 times as many masks (Yao et al., 2024).
     """
-    masked = mel.copy()
-    frames, bins = mel.shape
-    for _ in range(config.freq_masks):
-        width = rng.integers(0, min(config.freq_mask_width, bins) + 1)
-        start = rng.integers(0, bins - width + 1)
-        masked[:, start : start + width] = fill[start : start + width]
-    masks, widest = time_masks(frames, config, time_scale)
-    for _ in range(masks):
-        width = rng.integers(0, widest + 1)
-        start = rng.integers(0, frames - width + 1)
-        masked[start : start + width] = fill
-    return masked
+
+    def draw(size: int, widest: int) -> tuple[int, int]:
+        width = int(rng.integers(0, widest + 1))
+        start = int(rng.integers(0, size - width + 1))
+        return start, start + width
+
+    freq = [draw(bins, min(config.freq_mask_width, bins)) for _ in range(config.freq_masks)]
+    number, widest = time_masks(frames, config, time_scale)
+    return freq, [draw(frames, widest) for _ in range(number)]
 
 
 def time_masks(frames: int, config: Augment, time_scale: float = 1.0) -> tuple[int, int]:

@@ -30,16 +30,18 @@ from torch.utils.data import DataLoader
 
 from entropy_asr.audio.augment import (
     NoiseSource,
+    Spec,
+    Utterance,
     at_speed,
+    draw_no_speech,
+    draw_noisy,
     draw_padding,
+    draw_spec,
     generator_for,
-    no_speech,
-    pad_and_add_noise,
-    spec_augment,
-    time_warp,
 )
-from entropy_asr.audio.features import load_audio, log_mel
+from entropy_asr.audio.features import frame_shift, load_audio, log_mel, num_frames
 from entropy_asr.audio.precompute_features import stored_log_mel
+from entropy_asr.audio.waveforms import Specs, Waveforms, with_noise
 from entropy_asr.config import PADDED, Augment, Features
 from entropy_asr.errors import InputError
 from entropy_asr.signals import ignore_stop, starting_workers
@@ -55,11 +57,31 @@ class Position(NamedTuple):
     drawn: int = 0
 
 
+class Counted:
+    """What the host knows of a batch, wherever its tensors are.
+
+    feature_lens: (copies * N,) frames of each row, on the CPU, where they are read.
+    """
+
+    targets: list[list[int]]
+    feature_lens: Tensor
+
+    @property
+    def weight(self) -> int:
+        """Target ids and ends."""
+        return sum(len(target) + 1 for target in self.targets)
+
+    @property
+    def padding(self) -> float:
+        """Share of the frames that are padding."""
+        return 1.0 - self.feature_lens.sum().item() / (len(self.feature_lens) * self.feature_lens.max().item())
+
+
 @dataclass(frozen=True)
-class Batch:
+class Batch(Counted):
     """Utterances, padded.
 
-    features: (copies * N, T, num_mel_bins), all first copies first; feature_lens: (copies * N,);
+    features: (copies * N, T, num_mel_bins), all first copies first; feature_lens: (copies * N,), on the CPU;
     targets: N lists of ids; position: where the next batch is.
     """
 
@@ -71,22 +93,47 @@ class Batch:
     position: Position
 
     def to(self, device: torch.device) -> "Batch":
-        """With its features on a device; lengths stay on the CPU, where they are read."""
         return replace(self, features=self.features.to(device, non_blocking=True))
 
-    @property
-    def weight(self) -> int:
-        """Target ids and ends."""
-        return sum(len(target) + 1 for target in self.targets)
-
-    @property
-    def padding(self) -> float:
-        """Share of the frames that are padding."""
-        return 1.0 - self.feature_lens.sum().item() / (self.features.size(0) * self.features.size(1))
+    def pin_memory(self) -> "Batch":
+        """As DataLoader asks for it."""
+        return replace(self, features=self.features.pin_memory())
 
     def tensors(self) -> dict[str, Tensor]:
         """What to keep of a batch that went wrong."""
         return {"features": self.features, "feature_lens": self.feature_lens}
+
+
+@dataclass(frozen=True)
+class WaveformBatch(Counted):
+    """A batch whose features are computed where it is moved to; the other fields are those of `Batch`.
+
+    fill: (num_mel_bins,), put where SpecAugment masks.
+    """
+
+    ids: list[str]
+    waveforms: Waveforms
+    specs: Specs
+    fill: Tensor
+    config: Features
+    feature_lens: Tensor
+    targets: list[list[int]]
+    audio_seconds: float
+    position: Position
+
+    def to(self, device: torch.device) -> Batch:
+        here = self._moved(lambda tensor: tensor.to(device, non_blocking=True))
+        mel, lens = here.waveforms.log_mel(self.config)
+        features = here.specs.applied(mel, lens, here.fill)
+        return Batch(self.ids, features, self.feature_lens, self.targets, self.audio_seconds, self.position)
+
+    def pin_memory(self) -> "WaveformBatch":
+        """As DataLoader asks for it."""
+        return self._moved(Tensor.pin_memory)
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> "WaveformBatch":
+        waveforms, specs = Waveforms(*map(move, self.waveforms)), Specs(*map(move, self.specs))
+        return replace(self, waveforms=waveforms, specs=specs, fill=move(self.fill))
 
 
 def _frames(seconds: float, shift: float) -> int:
@@ -138,7 +185,7 @@ def target_positions(frames: int, tokens: int) -> int:
 
 
 class TrainingBatches:
-    """Map of (epoch, cuts) to a Batch; also the endless sampler of such keys.
+    """Map of (epoch, cuts) to a batch; also the endless sampler of such keys.
 
     Rows times the longest of them, with the silence around it, is at most `PADDED` times `max_duration`.  The bound on positions
     is `PADDED` times what 19 of 20 utterances need in a full batch of their like: many very short ones would otherwise need
@@ -154,6 +201,7 @@ class TrainingBatches:
         seed, rank, world_size: every rank draws its own share of the same shuffle.
         empty_fraction: share of the utterances that are replaced by audio without speech, and whose target is then empty.
         positions: (frames, target ids) of an utterance → positions that the model has for it.
+        waveforms: give `WaveformBatch`, for a GPU, instead of `Batch`; stored features are then not read.
     """
 
     def __init__(
@@ -171,8 +219,10 @@ class TrainingBatches:
         world_size: int = 1,
         empty_fraction: float = 0.0,
         positions: Callable[[int, int], int] = target_positions,
+        waveforms: bool = False,
     ) -> None:
-        self.cuts, self.target, self.fill, self.features, self.augment = cuts, target, fill, features, augment
+        self.cuts, self.target, self.features, self.augment = cuts, target, features, augment
+        self.fill, self.waveforms = torch.from_numpy(fill), waveforms
         self.copies, self.max_duration, self.buckets = copies, max_duration, buckets
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.empty_fraction, self.positions = empty_fraction, positions
@@ -254,49 +304,62 @@ class TrainingBatches:
         factor = generator_for(self.seed, epoch, cut.id, "speed").choice(self.augment.speed_factors)
         return at_speed(cut, float(factor))
 
-    def __getitem__(self, key: tuple[Position, CutSet]) -> Batch:
+    def __getitem__(self, key: tuple[Position, CutSet]) -> Batch | WaveformBatch:
         position, cuts = key
-        epoch = position.epoch
-        copies: list[list[np.ndarray]] = [[] for _ in range(self.copies)]
-        targets = []
-        time_scale = 2.5 if self.copies == 2 else 1.0
-        for cut in cuts:
-            mel, target = self._heard(cut, epoch)
-            targets.append(target)
-            rng = generator_for(self.seed, epoch, cut.id, "masks")
-            mel = time_warp(mel, rng, self.augment.time_warp)
-            for copy in copies:
-                copy.append(spec_augment(mel, self.fill, rng, self.augment, time_scale))
-        features, lens = pad_features([mel for copy in copies for mel in copy])
-        return Batch([cut.id for cut in cuts], features, lens, targets, sum(cut.duration for cut in cuts), position)
+        heard, targets = map(list, zip(*(self._heard(cut, position.epoch) for cut in cuts), strict=True))
+        if self.waveforms:
+            counts = [num_frames(len(utterance.samples), self.features) for utterance in heard]
+        else:
+            counts = [len(mel) for mel in heard]
+        specs = Specs.of([self._spec(cut, position.epoch, frames) for cut, frames in zip(cuts, counts, strict=True)])
+        ids, seconds, lens = [cut.id for cut in cuts], sum(cut.duration for cut in cuts), torch.tensor(counts * self.copies)
+        if self.waveforms:
+            waveforms = Waveforms.of(heard)
+            return WaveformBatch(ids, waveforms, specs, self.fill, self.features, lens, targets, seconds, position)
+        return Batch(ids, specs.applied(*pad_features(heard), self.fill), lens, targets, seconds, position)
 
-    def _heard(self, cut: Cut, epoch: int) -> tuple[np.ndarray, list[int]]:
-        """Features of an utterance in this epoch, (T, num_mel_bins), and what the model shall give for them."""
+    def _heard(self, cut: Cut, epoch: int) -> tuple[Utterance | np.ndarray, list[int]]:
+        """An utterance in this epoch, as audio for `waveforms`, else as features (T, num_mel_bins); and what to give for it."""
         rate = self.features.sampling_rate
         rng = generator_for(self.seed, epoch, cut.id, "noise")
+        target = self.target(cut)
         if rng.random() < self.empty_fraction:
-            return log_mel(no_speech(round(cut.duration * rate), self.noise.draw, rng), self.features), []
-        if rng.random() < self.augment.noise_probability:
+            utterance, target = draw_no_speech(round(cut.duration * rate), self.noise.draw, rng), []
+        elif rng.random() < self.augment.noise_probability:
             padding = generator_for(self.seed, epoch, cut.id, "padding")
-            samples = pad_and_add_noise(load_audio(cut, self.features), self.noise.draw(rng), padding, self.augment, rate)
-            return log_mel(samples, self.features), self.target(cut)
-        stored = stored_log_mel(cut)
-        return log_mel(load_audio(cut, self.features), self.features) if stored is None else stored, self.target(cut)
+            utterance = draw_noisy(load_audio(cut, self.features), self.noise.draw(rng), padding, self.augment, rate)
+        else:
+            stored = None if self.waveforms else stored_log_mel(cut)
+            if stored is not None:
+                return stored, target
+            samples = load_audio(cut, self.features)
+            utterance = Utterance(samples, len(samples))
+        # Features one by one, not as a batch: the spectra of one utterance stay in the processor's cache.
+        return utterance if self.waveforms else log_mel(with_noise(utterance), self.features), target
 
-    def largest(self) -> Batch:
-        """A batch of as many padded frames and positions as any can have, with features that mean nothing."""
+    def _spec(self, cut: Cut, epoch: int, frames: int) -> Spec:
+        rng = generator_for(self.seed, epoch, cut.id, "masks")
+        return draw_spec(frames, self.features.num_mel_bins, rng, self.augment, self.copies)
+
+    def largest(self) -> Batch | WaveformBatch:
+        """A batch of as many padded frames and positions as any can have, with audio or features that mean nothing."""
         rows = max(1, self.max_frames // self.longest_frames)
         frames = -(-self.max_frames // rows)
         tokens = max(1, -(-self.max_positions // rows) - self.positions(frames, 0))
-        target = np.resize(self.target(self.longest_target) or [0], tokens).tolist()
-        features = torch.from_numpy(self.fill).expand(self.copies * rows, frames, -1).contiguous()
+        targets = [np.resize(self.target(self.longest_target) or [0], tokens).tolist()] * rows
         lens = torch.full((self.copies * rows,), frames)
-        seconds = rows * frames * self.features.frame_shift
-        return Batch([self.longest_target.id] * rows, features, lens, [target] * rows, seconds, Position())
+        ids, seconds, position = [self.longest_target.id] * rows, rows * frames * self.features.frame_shift, Position()
+        if self.waveforms:
+            silence = np.zeros(frames * frame_shift(self.features), np.float32)
+            waveforms = Waveforms.of([Utterance(silence, 0, silence)] * rows)  # all of them noisy
+            specs = Specs.of([self._spec(self.longest_target, 0, frames)] * rows)
+            return WaveformBatch(ids, waveforms, specs, self.fill, self.features, lens, targets, seconds, position)
+        features = self.fill.expand(self.copies * rows, frames, -1).contiguous()
+        return Batch(ids, features, lens, targets, seconds, position)
 
-    def loader(self, start: Position, workers: int) -> Iterator[Batch]:
-        """Batches from position `start` on."""
-        return load_in_order(self, start, workers)
+    def loader(self, start: Position, workers: int) -> Iterator[Batch | WaveformBatch]:
+        """Batches from position `start` on; those for a GPU in pinned memory."""
+        return load_in_order(self, start, workers, pin_memory=self.waveforms)
 
 
 @dataclass(frozen=True)
@@ -310,7 +373,7 @@ class _Keys:
         return self.batches.keys(self.start)
 
 
-def load_in_order(batches: Any, start: Position, workers: int) -> Iterator[Any]:
+def load_in_order(batches: Any, start: Position, workers: int, pin_memory: bool = False) -> Iterator[Any]:
     """What a map makes of its own `keys(start)`, one after the other, by so many processes; 0: by this one.
 
     Close it (`contextlib.closing`), or the processes live on where an exception keeps it.  A process that dies (out of memory,
@@ -327,6 +390,7 @@ def load_in_order(batches: Any, start: Position, workers: int) -> Iterator[Any]:
             sampler=_Keys(batches, start),
             batch_size=None,
             num_workers=workers,
+            pin_memory=pin_memory,
             generator=torch.Generator().manual_seed(batches.seed),
             worker_init_fn=ignore_stop,
         )

@@ -86,6 +86,7 @@ def main(
         seed=seed,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
+        waveforms=device.type == "cuda",
     )
 
     # The loop, ended by CKA or by the last step.

@@ -174,6 +174,7 @@ def train_system(
             prompt=len(system.prompt.before) + len(system.prompt.after),
             stride=system.adaptor.config.stride,
         ),
+        waveforms=device.type == "cuda",
     )
     torch.manual_seed(seed * 1000 + distributed.rank())
     if ctc_weight:

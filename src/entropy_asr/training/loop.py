@@ -75,8 +75,8 @@ class Trainer:
     Args:
         engine: what is trained; its module maps a batch to (mean loss of the micro-batch, dict of numbers to log), and has
             `flops(batch)`.
-        batches: has `loader(position, workers)` and `largest()`; gives batches with `.to`, `.tensors`, `.audio_seconds`,
-            `.padding`, `.position` and `.ids`.
+        batches: has `loader(position, workers)` and `largest()`; gives batches with `.audio_seconds`, `.padding`, `.position`
+            and `.ids`, and a `.to` that makes what the module takes, with `.tensors`.
         state: where the running state lies.
         log_path: train.jsonl, a line a log step; the same goes to TensorBoard files in `tensorboard` beside it.
         monitor: may end the run early.
