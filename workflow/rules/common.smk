@@ -24,6 +24,9 @@ CALLED_IN = Path.cwd()
 BELOW = CALLED_IN.is_relative_to(workflow.basedir) and (CALLED_IN == Path(workflow.basedir) or not Path(".snakemake").is_dir())
 if workflow.overwrite_workdir is None and BELOW and CALLED_IN != HOME:
     workdir: str(HOME)
+    # Slurm's jobs start there, too, and are known by it (cluster.slurm_jobs). The executor asks for the folder of the call, and
+    # Snakemake has no other way to change it.
+    workflow._workdir_init = str(HOME)
 REPO = os.path.relpath(workflow.basedir, os.getcwd())
 SEEDS, ARMS, TESTS = CONFIG.seeds, CONFIG.arms, sorted(CONFIG.data.test)
 OBJECTIVES = CONFIG.objectives
