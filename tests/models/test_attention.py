@@ -1,6 +1,8 @@
 """All ways to compute attention give the same, and each row attends to itself alone."""
 
 import math
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -68,6 +70,7 @@ def test_which_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """FlashAttention-2 needs half precision, heads of a multiple of 8 and a GPU of 2020 or later."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: None if name == "flash_attn" else object())
+    monkeypatch.setattr(attention, "_varlen_options", lambda: {"window_size"})
     for device, dtype, head_dim, expected in (
         ("cuda", torch.bfloat16, 128, "torch varlen"),
         ("cuda", torch.bfloat16, 36, "torch SDPA"),
@@ -79,6 +82,29 @@ def test_which_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernel.__wrapped__("cuda", torch.bfloat16, 128) == "flash-attn"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     assert kernel.__wrapped__("cuda", torch.bfloat16, 128) == "torch SDPA"
+
+
+@pytest.mark.parametrize("knows_groups", [True, False])
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("causal", [False, True])
+def test_what_pytorchs_kernel_is_asked_for(
+    causal: bool, groups: int, knows_groups: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in with the signature of PyTorch 2.11's or 2.13's kernel, which computes by definition what it is asked for."""
+
+    def asked(query, key, value, bounds, other_bounds, longest, _, *, window_size, **options):
+        assert bounds is other_bounds and bounds.dtype == torch.int32 and longest == 8
+        assert options == ({"enable_gqa": True} if knows_groups and groups > 1 else {})
+        assert knows_groups or query.size(1) == key.size(1)  # 2.11 refuses groups
+        lens = bounds.diff().tolist()
+        return by_definition(query, key, value, lens, {(-1, 0): True, (-1, -1): False}[window_size]).to(query.dtype)
+
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", SimpleNamespace(varlen_attn=asked))
+    known = {"window_size", "enable_gqa"} if knows_groups else {"window_size"}
+    monkeypatch.setattr(attention, "_varlen_options", lambda: known)
+    monkeypatch.setattr(attention, "kernel", lambda *_: "torch varlen")
+    qkv, packing = tensors([5, 1, 8], groups), Packing.of([5, 1, 8], CPU)
+    torch.testing.assert_close(attend(*qkv, packing, causal), attention._by_row(*qkv, packing, causal), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

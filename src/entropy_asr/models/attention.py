@@ -9,7 +9,7 @@ PyTorch have none, and what is trained must not depend on the kernel.
 import importlib.util
 import inspect
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,15 +29,17 @@ def kernel(device: str, dtype: torch.dtype, head_dim: int) -> Kernel:
         return "torch SDPA"
     if importlib.util.find_spec("flash_attn") is not None:
         return "flash-attn"
-    return "torch varlen" if _has_varlen() else "torch SDPA"
+    return "torch varlen" if "window_size" in _varlen_options() else "torch SDPA"
 
 
-def _has_varlen() -> bool:
+@lru_cache
+def _varlen_options() -> frozenset[str]:
+    """What PyTorch's kernel can be told: nothing before 2.10, `window_size` from then on, `enable_gqa` since 2.12 or so."""
     if importlib.util.find_spec("torch.nn.attention.varlen") is None:
-        return False
+        return frozenset()
     from torch.nn.attention.varlen import varlen_attn
 
-    return {"window_size", "enable_gqa"} <= inspect.signature(varlen_attn).parameters.keys()
+    return frozenset(inspect.signature(varlen_attn).parameters)
 
 
 def kernels(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> str:
@@ -57,17 +59,27 @@ def attend(query: Tensor, key: Tensor, value: Tensor, packing: Packing, causal: 
         (total, H, head_dim).
     """
     chosen = kernel(query.device.type, query.dtype, query.size(-1))
-    bounds, longest = packing.bounds, packing.longest
     if chosen == "flash-attn":
         from flash_attn import flash_attn_varlen_func
 
+        bounds, longest = packing.bounds, packing.longest
         return flash_attn_varlen_func(query, key, value, bounds, bounds, longest, longest, causal=causal)
     if chosen == "torch varlen":
-        from torch.nn.attention.varlen import varlen_attn
-
-        window, grouped = (-1, 0) if causal else (-1, -1), query.size(1) != key.size(1)
-        return varlen_attn(query, key, value, bounds, bounds, longest, longest, window_size=window, enable_gqa=grouped)
+        return _varlen(query, key, value, packing, causal)
     return (_by_row if query.device.type == "cpu" else _padded)(query, key, value, packing, causal)
+
+
+def _varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, causal: bool) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    options: dict[str, Any] = {"window_size": (-1, 0) if causal else (-1, -1)}
+    if (group := query.size(1) // key.size(1)) > 1:
+        if "enable_gqa" in _varlen_options():
+            options["enable_gqa"] = True
+        else:
+            key, value = (x.repeat_interleave(group, dim=1) for x in (key, value))
+    bounds, longest = packing.bounds, packing.longest
+    return varlen_attn(query, key, value, bounds, bounds, longest, longest, **options)
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
