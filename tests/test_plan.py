@@ -64,7 +64,7 @@ def test_llm_layers_keep_what_the_plan_counts_be_they_frozen(dtype: torch.dtype,
 
 
 ENCODER_HEAVY = {"encoder": {"width": 128, "layers": 5, "feed_forward": 384}}
-LLM_HEAVY = {"llm": {"scratch": {"hidden_size": 128, "layers": 5, "intermediate_size": 384, "vocab_size": 5000}}}
+LLM_HEAVY = {"llm": {"scratch": {"hidden_size": 128, "layers": 5, "intermediate_size": 384, "vocab_size": 5000}}, "seconds": 10}
 WEIGHTS = {"encoder": {"width": 192, "layers": 5, "feed_forward": 768, "subsampling_channels": 4}, "seconds": 2}
 CHECKPOINTING = {"activation_checkpointing": True}
 CASES = {
@@ -93,7 +93,7 @@ def measured() -> dict[str, dict[str, list[float]]]:
 def test_a_stage_holds_at_most_what_the_plan_says(measured: dict, case: str, stage: str) -> None:
     """Of the real modules and engine, from their construction over two optimiser steps of the largest batch."""
     held, planned, moment = measured[case][stage]
-    assert planned == pytest.approx(held, rel=0.15), moment
+    assert planned == pytest.approx(held, rel=0.15 if "Muon" in case else 0.05), moment
 
 
 def test_paper_is_the_papers_size_and_fits_a_gpu() -> None:

@@ -96,7 +96,7 @@ def test_what_is_found_fits_and_the_next_does_not(tmp_path: Path) -> None:
     [
         (("--stage", "alingn", "--memory-gib", "1"), "did you mean 'align'?"),
         ((), "--memory-gib"),
-        (("--stage", "align", "--memory-gib", "0.0001"), "not even one utterance of 4 s"),
+        (("--stage", "align", "--memory-gib", "0.001"), "not even one utterance of 4 s"),
     ],
 )
 def test_an_error_says_what_to_do(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
