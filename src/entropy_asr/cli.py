@@ -2,6 +2,7 @@
 
     entropy-asr config check config/mini.yaml
     entropy-asr plan config/paper.yaml
+    entropy-asr tune-batch config/paper.yaml
     entropy-asr status
     entropy-asr show results
     entropy-asr score --refs refs.jsonl --hyps hyps.jsonl --language en --out scores
@@ -69,8 +70,10 @@ def plan(
     console.print(table)
     columns = ("stage", "GPUs", "steps", "audio h", "weights", "grads", "Adam", "activ.", "GiB", "GPU h")
     table = Table(*columns, title="arm ours, one seed, ZeRO-2", padding=(0, 0), collapse_padding=True)
-    for cost in stage_costs(config):
-        memory = (cost.weights, cost.gradients, cost.optimiser, cost.activations, cost.memory)
+    costs = stage_costs(config)
+    for cost in costs:
+        peak = cost.peak
+        memory = (peak.weights, peak.gradients, peak.optimiser, peak.activations, peak.bytes)
         table.add_row(
             cost.stage,
             str(cost.processes),
@@ -80,8 +83,23 @@ def plan(
             f"{cost.gpu_hours(peak_tflops * 1e12, mfu):,.0f}",
         )
     console.print(table)
-    note = "Memory is of one process, in GiB: weights, gradients, float32 master weights and moments, activations (estimated)."
-    console.print(f"{note} GPU-hours at {mfu:.0%} of {peak_tflops:g} TFLOP/s.", soft_wrap=True)
+    when = ", ".join(f"{cost.stage} {cost.peak.name}" for cost in costs)
+    note = "Memory is of one GPU, in GiB, when it is most: weights, gradients, float32 master weights and moments, activations."
+    console.print(f"{note} That is at: {when}. GPU-hours at {mfu:.0%} of {peak_tflops:g} TFLOP/s.", soft_wrap=True)
+
+
+@app.command()
+@friendly_exit()
+def tune_batch(
+    paths: Configs,
+    stage: list[str] = typer.Option([], help="pretrain, align, ia_sft, joint_sft; repeat; without it all of them"),
+    memory_gib: float | None = typer.Option(None, min=0.001, help="what a stage may take, GiB; needed without a card"),
+) -> None:
+    """Find the largest and the fastest batch of each stage on this machine's card: `max_duration` for the config."""
+    from entropy_asr.config_files import load_config
+    from entropy_asr.tune_batch import report
+
+    report(load_config(*paths), stage, memory_gib)
 
 
 @app.command()

@@ -118,6 +118,16 @@ def data_seed(seed: int, stage: str) -> int:
     return zlib.crc32(f"{seed}/{stage}".encode())
 
 
+def prepare(system: SpeechLLM, trained: Sequence[str], checkpointing: bool) -> None:
+    """Freeze the modules that are not named, and switch checkpointing of activations on, if asked to."""
+    for name in ("encoder", "adaptor", "llm"):
+        if name not in trained:
+            freeze(getattr(system, name))
+    if checkpointing:
+        system.encoder.checkpoint_activations = True
+        checkpoint_layers(system.llm)
+
+
 def train_system(
     stage: str,
     system: SpeechLLM,
@@ -148,12 +158,7 @@ def train_system(
         saved: modules to write, where they are not the trained ones.
         ctc_weight: of `AlignmentLoss`; 0: the transcript's loss alone.
     """
-    for name in ("encoder", "adaptor", "llm"):
-        if name not in trained:
-            freeze(getattr(system, name))
-    if settings.engine.activation_checkpointing:
-        system.encoder.checkpoint_activations = True
-        checkpoint_layers(system.llm)
+    prepare(system, trained, settings.engine.activation_checkpointing)
     device = distributed.start()
     cuts, target = read_cuts(list(train)), Transcripts(tokenizer.backend_tokenizer)
     batches = TrainingBatches(
