@@ -10,26 +10,32 @@ measured, and one that fails says why and stops no other.  An entry that misses 
 
 import gc
 import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import run as small
+import soundfile
 import torch
 import typer
+from lhotse import CutSet, MonoCut, Recording
 from torch import Tensor, nn
 
-from entropy_asr import plan
-from entropy_asr.audio.batches import Batch, Position
+from entropy_asr import plan, tune_batch
+from entropy_asr.audio.batches import Batch, Position, TrainingBatches
 from entropy_asr.config import Config
 from entropy_asr.config_files import load_config
 from entropy_asr.files import atomic_write
@@ -38,6 +44,7 @@ from entropy_asr.models.adaptor import Adaptor
 from entropy_asr.models.conformer import ConformerEncoder, length_mask, subsampled_length
 from entropy_asr.models.flops import matmul_rate
 from entropy_asr.models.speech_llm import PromptIds, SpeechLLM
+from entropy_asr.training import distributed
 
 PROMPT = PromptIds(list(range(2, 14)), list(range(20, 28)), 1, 0)
 
@@ -198,24 +205,29 @@ def plain_step(setting: Setting, model: SpeechLLM, given: Batch, trains_encoder:
 
 
 def steps(setting: Setting) -> Iterator[Entry]:
-    """A training step of each stage under the engine, and its forward and backward against the plain way."""
-    from entropy_asr.tune_batch import StageModel
-
+    """An optimiser step of each stage under the engine, its memory against the plan, and the plain way."""
     for stage in ("joint_sft", "ia_sft", "align", "pretrain"):
+        schedule = getattr(setting.config, stage)
+        source = tune_batch.synthetic_batches(setting.config, stage, schedule.max_duration)
+        batches = [batch.to(setting.device) for batch in islice(source.loader(Position(), 0), schedule.accumulation)]
+        with tune_batch.engine_of(setting.config, stage, setting.device) as engine:
+            step = partial(tune_batch.optimiser_steps, engine, batches)
+            seconds = timed(step, setting)
+            flops = sum(engine.module.flops(batch) for batch in batches)
+            mfu = flops / seconds / matmul_rate(setting.device, setting.dtype)
+            audio = sum(batch.audio_seconds for batch in batches)
+            goal = "MFU ≥ 0.45" if stage in ("joint_sft", "pretrain") else ""
+            entry = Entry(f"{stage}, an optimiser step", {"audio seconds a second": audio / seconds, "MFU": mfu}, goal)
+            yield judged(entry, mfu >= 0.45, step, setting) if goal else entry
+        del engine, step, batches
+        largest = source.largest().to(setting.device)
+        peak = tune_batch.stage_peak(setting.config, stage, largest, setting.device)
+        shape = tune_batch.batch_shape(setting.config, stage, largest)
+        planned = plan.memory(setting.config, stage, shape, gpu=setting.device.type == "cuda").bytes
+        numbers = {"GB": peak / 1e9, "planned GB": planned / 1e9}
+        yield Entry(f"{stage}, memory of the largest batch", numbers, "within 15%", abs(planned / peak - 1) <= 0.15)
+        del largest
         free()
-        built = StageModel(setting.config, stage, setting.device)
-        given = built.batch(getattr(setting.config, stage).max_duration)
-        step = lambda built=built, given=given: built.step(given)  # noqa: E731
-        seconds = timed(step, setting)
-        rate = matmul_rate(setting.device, setting.dtype)
-        mfu = built.flops(given) / seconds / rate
-        numbers = {"audio seconds a second": given.audio_seconds / seconds, "MFU": mfu}
-        if setting.device.type == "cuda":
-            numbers |= {"peak GB": torch.cuda.max_memory_allocated() / 1e9}
-        goal = "MFU ≥ 0.45" if stage in ("joint_sft", "pretrain") else ""
-        entry = Entry(f"{stage}, one optimiser step", numbers, goal)
-        yield judged(entry, mfu >= 0.45, step, setting) if goal else entry
-        del built, given, step
     for stage, trains_encoder in (("joint_sft", True), ("align", False)):
         free()
         model = system(setting).train()
@@ -234,6 +246,64 @@ def steps(setting: Setting) -> Iterator[Entry]:
         numbers = {"ratio": theirs / mine, "ms": 1e3 * mine, "plain ms": 1e3 * theirs}
         entry = Entry(f"{stage}, forward and backward, against the plain way", numbers, "ratio ≥ 1.5")
         yield judged(entry, theirs >= 1.5 * mine, ours, setting)
+
+
+def data(setting: Setting) -> Iterator[Entry]:
+    """Features on the card, against a step of alignment and against a CPU; and whether the loader keeps up with it."""
+    config, gpu = setting.config, setting.device.type == "cuda"
+    seconds, workers = (1.0, 1) if setting.toy else (9.5, 16)
+    with tempfile.TemporaryDirectory() as folder, tune_batch.engine_of(config, "align", setting.device) as engine:
+        cuts = noise_files(Path(folder), 8 if setting.toy else 200, seconds, config.features.sampling_rate)
+        make = partial(
+            TrainingBatches, cuts, target=some_ids, fill=np.zeros(config.features.num_mel_bins, np.float32),
+            features=config.features, augment=config.augment.model_copy(update={"noise_folders": []}), copies=1,
+            max_duration=config.align.max_duration, buckets=2, seed=0,
+        )  # fmt: skip
+        source, by_cpu = make(waveforms=True), make(waveforms=False)
+        key = next(source.keys(Position()))
+        host = source[key].pin_memory() if gpu else source[key]
+        ready = host.to(setting.device)
+        # In training the step of an accumulated micro-batch is its forward and backward pass.
+        step = timed(lambda: tune_batch.optimiser_steps(engine, [ready]), setting)
+        here = timed(lambda: host.to(setting.device), setting)
+        slow = Setting(config, torch.device("cpu"), torch.float32, 2, True)
+        loaded, cpu = (timed(partial(batches.__getitem__, key), slow) for batches in (source, by_cpu))
+        numbers = {"share of alignment's step": here / step, "ms": 1e3 * here, "ms on one CPU core": 1e3 * (cpu - loaded)}
+        entry = Entry("features and augmentation of a batch, on the card", numbers, "under 3% of a step", here <= 0.03 * step)
+        if not entry.met:
+            entry.where = where_time_goes(lambda: host.to(setting.device), setting)
+        yield entry
+        waited, count = 0.0, 2 if setting.toy else 40
+        with closing(source.loader(Position(), workers)) as loader:
+            for _ in range(2 if setting.toy else 16):  # workers start, and fill their queues
+                next(loader)
+            begun = time.perf_counter()
+            heard = 0.0
+            for _ in range(count):
+                asked = time.perf_counter()
+                loaded_batch = next(loader)
+                waited += time.perf_counter() - asked
+                heard += loaded_batch.audio_seconds
+                tune_batch.optimiser_steps(engine, [loaded_batch])
+            wait(setting.device)
+        whole = time.perf_counter() - begun
+        numbers = {"data wait": waited / whole, "audio seconds a second": heard / whole}
+        yield Entry(f"alignment from {workers} loading processes", numbers, "data wait under 2%", waited <= 0.02 * whole)
+
+
+def some_ids(cut: MonoCut) -> list[int]:
+    """Four target ids a second."""
+    return [1 + i % 100 for i in range(max(1, int(4 * cut.duration)))]
+
+
+def noise_files(folder: Path, count: int, seconds: float, rate: int) -> CutSet:
+    """FLAC files of noise, as a corpus."""
+    rng, cuts = np.random.default_rng(0), []
+    for index in range(count):
+        path = folder / f"{index}.flac"
+        soundfile.write(path, rng.normal(0.0, 0.1, int(seconds * (1 - 0.001 * index) * rate)).clip(-1, 1), rate)
+        cuts.append(Recording.from_file(path).to_cut())
+    return CutSet.from_cuts(cuts)
 
 
 def encoder(setting: Setting) -> Iterator[Entry]:
@@ -380,13 +450,28 @@ def tests(setting: Setting) -> Iterator[Entry]:
     yield Entry("tests that need a card", numbers, "all pass", done.returncode == 0, last)
 
 
+def largest(setting: Setting) -> Iterator[Entry]:
+    """max_duration of each stage: the largest that fits this card, and the fastest."""
+    cuts = tune_batch.synthetic_cuts(setting.config)
+    gpu = setting.device.type == "cuda"
+    memory = torch.cuda.get_device_properties(setting.device).total_memory if gpu else 2**28
+    limit = int((1 - tune_batch.MARGIN) * memory)
+    for stage in ("joint_sft", "pretrain", "ia_sft", "align"):
+        found = tune_batch.tune(setting.config, stage, setting.device, limit, cuts, taken=2)
+        best = tune_batch.fastest(found.rates)
+        numbers = {"largest, s": found.largest, "fastest, s": best, "audio seconds a second": found.rates[best]}
+        yield Entry(f"{stage}, max_duration in {memory / 1e9:.0f} GB", numbers)
+
+
 SECTIONS: dict[str, Callable[[Setting], Iterator[Entry]]] = {
     "machine": machine,
     "steps": steps,
     "encoder": encoder,
     "tests": tests,
+    "data": data,
     "decoding": decoding,
     "kernels": kernels,
+    "largest": largest,
 }
 
 
@@ -463,10 +548,13 @@ def main(
     """Measure, and write the JSON and the page beside it after each entry."""
     if not on_cpu and not torch.cuda.is_available():
         raise SystemExit("there is no GPU here (--toy: whether the script runs, on a CPU)")
+    if on_cpu:
+        os.environ["ENTROPY_ASR_DEVICE"] = "cpu"
     device, sizes = (torch.device("cpu"), toy(load_config(config))) if on_cpu else (torch.device("cuda"), load_config(config))
     setting = Setting(sizes, device, torch.float32 if on_cpu else torch.bfloat16, 1 if on_cpu else turns, on_cpu)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     found = json.loads(output.read_text()) if output.exists() else {"entries": []}
+    distributed.start()
     torch.manual_seed(0)
     for entry in measured(only.split(","), setting, budget):
         found |= {"machine": software(device), "commit": commit or "unknown"}
