@@ -146,8 +146,8 @@ def engine_of(config: Config, stage: str, device: torch.device) -> Iterator[Engi
     try:
         yield engine
     finally:
-        engine.engine.destroy()
-        engine.__dict__.clear()
+        engine.engine.destroy()  # DeepSpeed also keeps parameters in a table of its module
+        engine.__dict__.clear()  # the caller's name for the engine outlives the block
 
 
 def free(device: torch.device) -> None:
