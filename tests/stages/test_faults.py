@@ -79,7 +79,12 @@ def newest(state: Path) -> float:
 def die_once(process: subprocess.Popen, state: Path, kind: str, wait: float, processes: int) -> None:
     """End the job some seconds after it has begun to write; it may be done before."""
     before = newest(state)
-    while process.poll() is None and newest(state) <= before:
+
+    def training() -> bool:
+        """Ranks of a killed torchrun may still write when the next one has none yet."""
+        return newest(state) > before and (processes == 1 or bool(psutil.Process(process.pid).children()))
+
+    while process.poll() is None and not training():
         time.sleep(0.01)
     time.sleep(wait)
     if process.poll() is not None:
