@@ -208,7 +208,7 @@ def steps(setting: Setting) -> Iterator[Entry]:
     """An optimiser step of each stage under the engine, its memory against the plan, and the plain way."""
     for stage in ("joint_sft", "ia_sft", "align", "pretrain"):
         schedule = getattr(setting.config, stage)
-        source = tune_batch.synthetic_batches(setting.config, stage, schedule.max_duration)
+        source = tune_batch.synthetic_batches(setting.config, stage, schedule.max_duration, setting.device)
         batches = [batch.to(setting.device) for batch in islice(source.loader(Position(), 0), schedule.accumulation)]
         with tune_batch.engine_of(setting.config, stage, setting.device) as engine:
             step = partial(tune_batch.optimiser_steps, engine, batches)
@@ -220,7 +220,7 @@ def steps(setting: Setting) -> Iterator[Entry]:
             entry = Entry(f"{stage}, an optimiser step", {"audio seconds a second": audio / seconds, "MFU": mfu}, goal)
             yield judged(entry, mfu >= 0.45, step, setting) if goal else entry
         del engine, step, batches
-        largest = source.largest().to(setting.device)
+        largest = source.largest()
         peak = tune_batch.stage_peak(setting.config, stage, largest, setting.device)
         shape = tune_batch.batch_shape(setting.config, stage, largest)
         planned = plan.memory(setting.config, stage, shape, gpu=setting.device.type == "cuda").bytes

@@ -31,7 +31,7 @@ def config_of(case: dict, ctc_weight: float) -> Config:
 
 def compare(config: Config, stage: str, device) -> tuple[float, float, str]:
     cuts = tune_batch.synthetic_cuts(config).subset(first=50)
-    batch = tune_batch.synthetic_batches(config, stage, config.pretrain.max_duration, cuts).largest()
+    batch = tune_batch.synthetic_batches(config, stage, config.pretrain.max_duration, device, cuts).largest()
     planned = plan.memory(config, stage, tune_batch.batch_shape(config, stage, batch), gpu=False)
     return tune_batch.stage_peak(config, stage, batch, device), planned.bytes, planned.name
 

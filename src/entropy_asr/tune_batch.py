@@ -23,7 +23,7 @@ import torch
 from lhotse import AudioSource, CutSet, MonoCut, Recording
 from torch import nn
 
-from entropy_asr.audio.batches import Batch, Position, TrainingBatches
+from entropy_asr.audio.batches import Batch, Position, TrainingBatches, WaveformBatch
 from entropy_asr.config import Config
 from entropy_asr.errors import InputError, did_you_mean
 from entropy_asr.models.adaptor import Adaptor
@@ -81,8 +81,10 @@ def _ids(cut: MonoCut, a_second: float, vocabulary: int) -> list[int]:
     return [1 + i % (vocabulary - 1) for i in range(max(1, round(a_second * cut.duration)))]
 
 
-def synthetic_batches(config: Config, stage: str, max_duration: float, cuts: CutSet | None = None) -> TrainingBatches:
-    """The batches of a stage, of synthetic utterances; one process's."""
+def synthetic_batches(
+    config: Config, stage: str, max_duration: float, device: torch.device, cuts: CutSet | None = None
+) -> TrainingBatches:
+    """The batches of a stage for a device, of synthetic utterances; one process's."""
     rate, labels, positions = TEXT_TOKENS_PER_SECOND, llm_config(config).vocab_size, {}
     if stage == "pretrain":
         rate, labels = PHONEMES_PER_SECOND, len(inventory())
@@ -98,6 +100,7 @@ def synthetic_batches(config: Config, stage: str, max_duration: float, cuts: Cut
         max_duration=max_duration,
         buckets=config.engine.buckets,
         seed=0,
+        waveforms=device.type == "cuda",
         **positions,
     )
 
@@ -123,7 +126,7 @@ def stage_module(config: Config, stage: str) -> nn.Module:
     return TranscriptLoss(system)
 
 
-def optimiser_steps(engine: Engine, batches: Sequence[Batch]) -> None:
+def optimiser_steps(engine: Engine, batches: Sequence[Batch | WaveformBatch]) -> None:
     """Learn from each batch, `accumulation` of them a step, as the training loop does."""
     for batch in batches:
         loss, _ = engine(batch.to(engine.device))
@@ -157,7 +160,7 @@ def free(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def stage_peak(config: Config, stage: str, batch: Batch, device: torch.device) -> int:
+def stage_peak(config: Config, stage: str, batch: Batch | WaveformBatch, device: torch.device) -> int:
     """Most bytes that a stage holds, from its model's construction to its second optimiser step, above what was held before.
 
     Raises:
@@ -172,9 +175,9 @@ def stage_peak(config: Config, stage: str, batch: Batch, device: torch.device) -
     return peak.bytes
 
 
-def batch_shape(config: Config, stage: str, batch: Batch) -> BatchShape:
+def batch_shape(config: Config, stage: str, batch: Batch | WaveformBatch) -> BatchShape:
     """What `plan.memory` asks about a batch."""
-    rows, frames = batch.features.shape[:2]
+    rows, frames = len(batch.feature_lens), int(batch.feature_lens.max())
     lens = [] if stage == "pretrain" else [len(target) for target in batch.targets]
     positions = sum(llm_positions(frames, tokens, PROMPT_TOKENS, config.adaptor.stride) for tokens in lens)
     return BatchShape(rows, frames, positions, sum(len(target) for target in batch.targets))
@@ -244,13 +247,13 @@ def tune(config: Config, stage: str, device: torch.device, limit: int, cuts: Cut
     """
 
     def planned(duration: int) -> bool:
-        shape = batch_shape(config, stage, synthetic_batches(config, stage, duration, cuts).largest())
+        shape = batch_shape(config, stage, synthetic_batches(config, stage, duration, device, cuts).largest())
         return memory(config, stage, shape, gpu=device.type == "cuda").bytes <= limit
 
     peaks = {}
 
     def fits(duration: int) -> bool:
-        batch = synthetic_batches(config, stage, duration, cuts).largest()
+        batch = synthetic_batches(config, stage, duration, device, cuts).largest()
         try:
             peaks[duration] = stage_peak(config, stage, batch, device)
         except torch.OutOfMemoryError:
@@ -269,7 +272,7 @@ def tune(config: Config, stage: str, device: torch.device, limit: int, cuts: Cut
         for part in (0.25, 0.5, 0.75, 1.0):
             duration = math.ceil(part * largest)
             if duration not in rates:
-                rates[duration] = seconds_per_second(engine, synthetic_batches(config, stage, duration, cuts), taken)
+                rates[duration] = seconds_per_second(engine, synthetic_batches(config, stage, duration, device, cuts), taken)
     free(device)
     return Found(largest, peaks[largest], rates)
 
