@@ -6,7 +6,6 @@ at every step, so most deaths hit a save in flight.
 """
 
 import json
-import os
 import random
 import shutil
 import signal
