@@ -74,6 +74,8 @@ class Engine:
             groups.setdefault((scale, decay, parameter in matrices), []).append(parameter)
         gpu = device.type == "cuda"
         self.lr_scales = [scale for scale, _, _ in groups]
+        learned = sum(parameter.numel() for parameter in self.trainable.values())
+        self.accumulated_bytes = 4 * (learned // distributed.world_size() + (2 * REDUCE_BUCKET if gpu else 0))
         optimiser = MuonAdamW(
             [
                 {
@@ -162,14 +164,18 @@ class Engine:
     def probe(self, batch: Any) -> None:
         """Forward and backward of one batch that leave nothing behind: no gradient, no random number drawn.
 
+        It holds what a step in the middle of its accumulation holds beside them: gradients so far, buckets that are reduced.
+
         Raises:
             torch.OutOfMemoryError: it does not fit on the GPU.
         """
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
+            held = torch.empty(self.accumulated_bytes, dtype=torch.uint8, device=self.device)
             loss, _ = self.module(batch.to(self.device))
             # Not loss.backward(): DeepSpeed's hooks would count it as a micro-batch.
             torch.autograd.grad(loss, list(self.trainable.values()), allow_unused=True)
+            del held
 
     def gradient_norm(self) -> float:
         """Of the last optimiser step, before clipping."""
