@@ -175,7 +175,7 @@ class Encoder(Section):
     feed_forward: PositiveInt = Field(5120, description="width of the feed-forward modules")
     conv_kernel: PositiveInt = Field(33, description="depthwise convolution, frames, odd")
     subsampling_channels: PositiveInt = Field(32, description="channels of the 4x convolutional downsampling")
-    dropout: Fraction = Field(0.1, description="dropout in every module")
+    dropout: Fraction = Field(0.1, description="dropout in every module; none of attention weights")
 
     @model_validator(mode="after")
     def _shapes(self) -> "Encoder":
