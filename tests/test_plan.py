@@ -68,11 +68,9 @@ LLM_HEAVY = {"llm": {"scratch": {"hidden_size": 128, "layers": 5, "intermediate_
 WEIGHTS = {"encoder": {"width": 192, "layers": 5, "feed_forward": 768, "subsampling_channels": 4}, "seconds": 2}
 CHECKPOINTING = {"activation_checkpointing": True}
 CASES = {
-    "encoder-heavy": ENCODER_HEAVY,
     "LLM-heavy with a large vocabulary, checkpointing": LLM_HEAVY | {"engine": CHECKPOINTING},
     "small vocabulary, bf16": {"llm": {"scratch": {"vocab_size": 60}}, "engine": {"precision": "bf16"}},
     "encoder-heavy, checkpointing, bf16": ENCODER_HEAVY | {"engine": CHECKPOINTING | {"precision": "bf16"}},
-    "weights above all": WEIGHTS,
     "weights above all, bf16": WEIGHTS | {"engine": {"precision": "bf16"}},
     "weights above all, Muon": WEIGHTS | {"schedule": {"optimiser": "muon"}},
 }

@@ -30,7 +30,7 @@ def test_system_entropy_is_the_training_loss_and_the_prior_hears_nothing(models,
             row = torch.tensor([[*prior.prompt.before, *prior.prompt.after, *item.ids]])
             alone = prior.llm(row).logits[0, -len(item.ids) - 1 : -1]
             silent = F.cross_entropy(alone, torch.tensor(item.ids), reduction="none")
-        assert tokens.item() == len(heard) == len(item.ids) + 1 and heard.sum().item() == pytest.approx(loss.item(), rel=1e-5)
+        assert tokens == len(heard) == len(item.ids) + 1 and heard.sum().item() == pytest.approx(loss.item(), rel=1e-5)
         assert [fact[2] for fact in scored[cut.id]] == pytest.approx(heard[said].tolist(), abs=1e-4)
         assert [fact[1] for fact in scored[cut.id]] == pytest.approx(silent[said].tolist(), abs=1e-4)
 
