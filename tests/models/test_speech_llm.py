@@ -9,9 +9,11 @@ from transformers import LogitsProcessorList, Qwen3Config, Qwen3ForCausalLM
 
 from entropy_asr.config import Adaptor as AdaptorConfig
 from entropy_asr.config import Encoder
+from entropy_asr.errors import InputError
 from entropy_asr.models.adaptor import Adaptor
 from entropy_asr.models.conformer import ConformerEncoder
-from entropy_asr.models.packed_attention import PACKED
+from entropy_asr.models.packed_attention import PACKED, _packed
+from entropy_asr.models.packing import Packing
 from entropy_asr.models.speech_llm import PromptIds, SpeechLLM, _OwnLimit
 from entropy_asr.training.engine import freeze
 
@@ -61,6 +63,13 @@ def test_packed_attention_equals_a_mask_over_the_row(system: SpeechLLM) -> None:
         loss.backward()
         found.append((loss, {name: p.grad for name, p in system.named_parameters() if p.grad is not None}))
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"sliding_window": 4}, {"scaling": 1.0}])
+def test_an_llm_with_another_attention_is_refused(options: dict) -> None:
+    qkv, packing = [torch.randn(1, 2, 9, 16) for _ in range(3)], Packing.of([4, 5], torch.device("cpu"))
+    with pytest.raises(InputError, match=r"llm\.pretrained: this LLM's attention"):
+        _packed(torch.nn.Identity(), *qkv, None, packing=packing, **options)
 
 
 def test_loss_equals_the_plain_way_with_all_logits(system: SpeechLLM) -> None:

@@ -205,7 +205,7 @@ def test_ia_sft_ran_beside_pretraining(run: Run) -> None:
     assert not any("systems/" in path for part in parts for path in record(part)["inputs"].values())
     assert span(parts[0])[1] < span(ours / "align")[0] < span(parts[-1])[1]
     # And they do run at once, when the part is held until the iteration has begun, if that was not over before.
-    over_before = span(ours / "ia_sft/iter-0")[1] <= span(parts[1])[1]
+    over_before = span(ours / "ia_sft/iter-0")[1] <= span(parts[1])[0]
     assert {"pretrain_part", "ia_sft_iteration"} <= set(run.at_once) or (not run.at_once and over_before)
 
 

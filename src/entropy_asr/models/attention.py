@@ -34,7 +34,7 @@ def kernel(device: str, dtype: torch.dtype, head_dim: int) -> Kernel:
 
 @lru_cache
 def _varlen_options() -> frozenset[str]:
-    """What PyTorch's kernel can be told: nothing before 2.10, `window_size` from then on, `enable_gqa` since 2.12 or so."""
+    """What PyTorch's kernel can be told: nothing before 2.10, then `window_size`, and in later ones `enable_gqa`."""
     if importlib.util.find_spec("torch.nn.attention.varlen") is None:
         return frozenset()
     from torch.nn.attention.varlen import varlen_attn

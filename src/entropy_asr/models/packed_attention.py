@@ -7,6 +7,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from entropy_asr.errors import InputError
 from entropy_asr.models.attention import PACKED, attend
 from entropy_asr.models.packing import Packing
 
@@ -25,13 +26,16 @@ def _packed(
     query: (1, H, total, head_dim); returns (1, total, H, head_dim).
 
     Raises:
-        NotImplementedError: the LLM attends to a window that is shorter than a row, or scales its products in its own way.
+        InputError: the LLM attends to a window that is shorter than a row, or scales its products in its own way.
     """
     if packing is None:
         return sdpa_attention_forward(module, query, key, value, mask, **options)
     window, scale = options.get("sliding_window"), options.get("scaling")
     if (window is not None and window < packing.longest) or (scale is not None and scale != query.size(-1) ** -0.5):
-        raise NotImplementedError(f"packed attention with sliding_window={window}, scaling={scale}")
+        raise InputError(
+            f"llm.pretrained: this LLM's attention has a window of {window} positions and scales its products by {scale}, but a "
+            f"row here has {packing.longest} positions and full attention scaled by {query.size(-1) ** -0.5:.4g}; take one as Qwen3"
+        )
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
     return attend(query, key, value, packing, causal=True)[None], None
 
