@@ -68,7 +68,7 @@ def test_packed_attention_equals_a_mask_over_the_row(system: SpeechLLM) -> None:
 @pytest.mark.parametrize("options", [{"sliding_window": 4}, {"scaling": 1.0}])
 def test_an_llm_with_another_attention_is_refused(options: dict) -> None:
     qkv, packing = [torch.randn(1, 2, 9, 16) for _ in range(3)], Packing.of([4, 5], torch.device("cpu"))
-    with pytest.raises(InputError, match=r"llm\.pretrained: this LLM's attention"):
+    with pytest.raises(InputError, match=r"llm\.pretrained: this LLM attends"):
         _packed(torch.nn.Identity(), *qkv, None, packing=packing, **options)
 
 

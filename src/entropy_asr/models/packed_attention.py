@@ -33,8 +33,8 @@ def _packed(
     window, scale = options.get("sliding_window"), options.get("scaling")
     if (window is not None and window < packing.longest) or (scale is not None and scale != query.size(-1) ** -0.5):
         raise InputError(
-            f"llm.pretrained: this LLM's attention has a window of {window} positions and scales its products by {scale}, but a "
-            f"row here has {packing.longest} positions and full attention scaled by {query.size(-1) ** -0.5:.4g}; take one as Qwen3"
+            f"llm.pretrained: this LLM attends to {window} positions and scales products by {scale}; a row here has "
+            f"{packing.longest} positions, and products are scaled by {query.size(-1) ** -0.5:.4g}. Take one as Qwen3"
         )
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
     return attend(query, key, value, packing, causal=True)[None], None
